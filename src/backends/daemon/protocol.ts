@@ -1,0 +1,116 @@
+import { z } from "zod";
+
+/**
+ * The daemon protocol, version 1: HTTP, JSON in, NDJSON out. Both sides import this file and nothing else of each other.
+ *
+ *   GET    /v1/info               BackendInfo
+ *   POST   /v1/generate           generateBody -> NDJSON of generationEvent; exactly one `finish` or `error` ends it
+ *   DELETE /v1/generate/{id}      cancels; 204 also for unknown ids
+ *   PUT    /v1/grammars/{hash}    artifact bytes, `x-sluice-mac` = HMAC-SHA256(pool key, hash bytes || artifact bytes) in hex
+ *   GET    /v1/kv/events?after=N  NDJSON of kvEvent: deltas after N, or a snapshot first when N is too old or absent
+ *   POST   /v1/drain              stops accepting, finishes what runs
+ *   GET    /metrics /healthz /readyz   (ready = it has produced a token)
+ *
+ * With a pool key every /v1 call carries `authorization: Bearer KEY`. Errors before a stream are `errorBody` with a status.
+ */
+export const protocolVersion = 1;
+export const ndjson = "application/x-ndjson";
+export const macHeader = "x-sluice-mac";
+
+const tokenIds = z.array(z.int().min(0));
+
+export const samplingSchema = z.strictObject({
+  temperature: z.number().min(0),
+  topK: z.int().min(0),
+  topP: z.number().min(0).max(1),
+  minP: z.number().min(0).max(1),
+  repetitionPenalty: z.number().positive(),
+  presencePenalty: z.number(),
+  frequencyPenalty: z.number(),
+  logitBias: z.array(z.tuple([z.int().min(0), z.number()])).max(1024),
+  bannedSequences: z.array(tokenIds.min(1).max(64)).max(256),
+  seed: z.int(),
+  choice: z.int().min(0),
+});
+
+export const generateBody = z.strictObject({
+  id: z.string().min(1).max(128),
+  model: z.string().min(1).optional(),
+  promptIds: tokenIds.min(1),
+  /** Already sent to the caller: counts for output penalties, position, random draws and grammar. */
+  generatedIds: tokenIds.default([]),
+  maxNewTokens: z.int().min(1),
+  sampling: samplingSchema,
+  stopIds: tokenIds.max(64),
+  grammar: z
+    .string()
+    .regex(/^[0-9a-f]{64}$/)
+    .optional(),
+  logprobs: z.int().min(0).max(20).optional(),
+  salt: z.string().max(256),
+  priority: z.int(),
+  /** Milliseconds left when the daemon reads it; never an absolute time. */
+  deadlineMs: z.number().positive(),
+  traceparent: z.string().max(128).optional(),
+});
+export type GenerateBody = z.output<typeof generateBody>;
+
+const tokenLogprob = z.object({ logprob: z.number(), top: z.array(z.tuple([z.int(), z.number()])) });
+
+export const usageSchema = z.object({ promptTokens: z.int(), cachedTokens: z.int(), completionTokens: z.int() });
+
+/** Unknown members are ignored, so that a newer daemon may say more. */
+export const generationEvent = z.discriminatedUnion("type", [
+  z.object({ type: z.literal("accepted"), cachedTokens: z.int() }),
+  z.object({ type: z.literal("progress"), prefilled: z.int() }),
+  z.object({ type: z.literal("tokens"), ids: tokenIds, logprobs: z.array(tokenLogprob).optional() }),
+  z.object({
+    type: z.literal("finish"),
+    reason: z.enum(["stop", "length"]),
+    usage: usageSchema,
+    timings: z
+      .object({ queuedMs: z.number(), prefillMs: z.number(), decodeMs: z.number(), steps: z.int(), maskMs: z.number() })
+      .optional(),
+  }),
+  z.object({ type: z.literal("error"), code: z.string(), message: z.string(), retryable: z.boolean() }),
+]);
+
+export const infoBody = z.object({
+  protocol: z.int(),
+  model: z.string(),
+  vocabularyHash: z.string(),
+  tokenizerFingerprint: z.string(),
+  blockSize: z.int().min(1),
+  contextLength: z.int().min(1),
+  kvTokens: z.int().min(1),
+  maxRows: z.int().min(1),
+  grammarEngines: z.array(z.string()),
+  roles: z.array(z.enum(["prefill", "decode"])),
+  parallel: z.object({ tensor: z.int(), expert: z.int(), pipeline: z.int() }),
+});
+export type InfoBody = z.output<typeof infoBody>;
+
+const kvBlock = z.object({ key: z.string(), parent: z.string().optional(), salt: z.string(), tokenIds });
+
+export const kvEvent = z.discriminatedUnion("type", [
+  z.object({ type: z.literal("snapshot"), seq: z.int(), blocks: z.array(kvBlock) }),
+  z.object({ type: z.literal("delta"), seq: z.int(), stored: z.array(kvBlock), removed: z.array(z.string()) }),
+  /** Sent when nothing changed for a while, so that a silent feed can be told from a dead one. */
+  z.object({ type: z.literal("heartbeat"), seq: z.int() }),
+]);
+export type KvEvent = z.output<typeof kvEvent>;
+
+/** Load as of the moment of the answer; also the body of `/readyz`. */
+export const loadBody = z.object({
+  ready: z.boolean(),
+  reason: z.string().optional(),
+  runningRows: z.int(),
+  queuedRows: z.int(),
+  pendingPrefillTokens: z.int(),
+  freeKvTokens: z.int(),
+});
+
+/** `grammar_missing` (409): upload once and repeat. `queue_full`, `draining` (503): another backend. */
+export const errorBody = z.object({
+  error: z.object({ code: z.string(), message: z.string(), retryable: z.boolean(), param: z.string().optional() }),
+});

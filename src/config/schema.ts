@@ -1,0 +1,151 @@
+import { z } from "zod";
+
+/** The one configuration file (YAML or JSON). Names may grow; what stands here keeps its meaning. */
+
+const durationUnits = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 } as const;
+
+/** `500ms`, `5s`, `10m`, `1h` -> milliseconds. */
+export const duration = z
+  .string()
+  .regex(/^\d+(\.\d+)?(ms|s|m|h)$/, "expected a duration such as 500ms, 5s, 10m or 1h")
+  .transform((text) => {
+    const unit = text.endsWith("ms") ? "ms" : (text.slice(-1) as "s" | "m" | "h");
+    return Number.parseFloat(text) * durationUnits[unit];
+  });
+
+/** A secret by reference; never its value. */
+const secret = z.strictObject({ env: z.string().min(1) });
+
+const deadlines = z.strictObject({
+  connect: duration.prefault("1s"),
+  /** Counted from the backend's last `accepted` or `progress` event. */
+  firstToken: duration.prefault("10s"),
+  betweenTokens: duration.prefault("5s"),
+  total: duration.prefault("10m"),
+});
+
+const retry = z.strictObject({
+  /** Includes the first attempt; per pool. */
+  attempts: z.int().min(1).max(10).default(2),
+  /** Retries allowed as a share of requests. */
+  budget: z.number().min(0).max(1).default(0.1),
+});
+
+const breaker = z.strictObject({
+  failures: z.int().min(1).default(5),
+  window: duration.prefault("30s"),
+  probeAfter: duration.prefault("10s"),
+});
+
+/** Engines beyond `daemon` join this list when their adapter does. */
+export const backendKinds = ["daemon"] as const;
+
+const pool = z.strictObject({
+  backend: z.enum(backendKinds),
+  endpoints: z.array(z.url({ protocol: /^https?$/ })).min(1),
+  key: secret.optional(),
+  /** The name this pool's engine knows the model by, and the one an answer from it carries. */
+  upstreamModel: z.string().min(1).optional(),
+  deadlines: deadlines.prefault({}),
+  retry: retry.prefault({}),
+  breaker: breaker.prefault({}),
+});
+
+const model = z.strictObject({
+  /** In order: inside a pool cost and affinity choose, failure moves on to the next. */
+  pools: z.array(z.string()).min(1),
+  /** `gguf:PATH`, `file:PATH/tokenizer.json` or `hf:ORG/REPO`. */
+  tokenizer: z.string().min(1),
+  /** Output tokens when the caller names none. */
+  defaultMaxTokens: z.int().min(1).default(1024),
+  /** Output tokens a caller may ask for. */
+  maxTokens: z.int().min(1).optional(),
+  /** Prefixes are shared inside a tenant, or by all tenants of the model. */
+  cacheSharing: z.enum(["tenant", "model"]).default("tenant"),
+});
+
+const tenant = z.strictObject({
+  /** `sha256:` + 64 hex digits of sha256(key). */
+  keys: z.array(z.string().regex(/^sha256:[0-9a-f]{64}$/, "expected sha256:<64 hex digits>")).min(1),
+  models: z.array(z.string()).min(1).optional(),
+  priority: z.int().min(-100).max(100).default(0),
+  weight: z.number().positive().default(1),
+  /** Bounds what one tenant may have in preparation and in flight at once. */
+  concurrency: z.int().min(1).default(256),
+});
+
+const bounds = z.strictObject({
+  bodyBytes: z
+    .int()
+    .min(1024)
+    .default(4 * 1024 * 1024),
+  /** Requests of one tenant being prepared at once (template, tokens, grammar). */
+  preparing: z.int().min(1).default(16),
+  grammarBytes: z
+    .int()
+    .min(256)
+    .default(64 * 1024),
+  grammarCompile: duration.prefault("5s"),
+  grammarCacheBytes: z
+    .int()
+    .min(1024)
+    .default(256 * 1024 * 1024),
+  drain: duration.prefault("30s"),
+});
+
+export const configSchema = z
+  .strictObject({
+    listen: z
+      .strictObject({ host: z.string().default("127.0.0.1"), port: z.int().min(0).max(65_535).default(8080) })
+      .prefault({}),
+    models: z.record(z.string().min(1), model),
+    pools: z.record(z.string().min(1), pool),
+    tenants: z.record(z.string().min(1), tenant),
+    grammar: z
+      .strictObject({
+        engine: z.enum(["xgrammar"]).default("xgrammar"),
+        propertyOrder: z.enum(["schema", "any"]).default("schema"),
+      })
+      .prefault({}),
+    compat: z.strictObject({ unknownFields: z.enum(["refuse", "ignore"]).default("refuse") }).prefault({}),
+    /** Salts tenant names before they become cache salts; a random one per process when absent. */
+    saltKey: secret.optional(),
+    telemetry: z
+      .strictObject({
+        /** OTLP/HTTP traces endpoint; spans are off without it. */
+        otlp: z.url().optional(),
+        /** Prompts and completions in logs and spans. */
+        content: z.boolean().default(false),
+      })
+      .prefault({}),
+    bounds: bounds.prefault({}),
+  })
+  .superRefine((config, context) => {
+    for (const [name, entry] of Object.entries(config.models)) {
+      entry.pools.forEach((poolName, index) => {
+        if (!Object.hasOwn(config.pools, poolName)) {
+          context.addIssue({
+            code: "custom",
+            path: ["models", name, "pools", index],
+            message: `no pool is named "${poolName}"`,
+          });
+        }
+      });
+    }
+    for (const [name, entry] of Object.entries(config.tenants)) {
+      entry.models?.forEach((modelName, index) => {
+        if (!Object.hasOwn(config.models, modelName)) {
+          context.addIssue({
+            code: "custom",
+            path: ["tenants", name, "models", index],
+            message: `no model is named "${modelName}"`,
+          });
+        }
+      });
+    }
+  });
+
+export type Config = z.output<typeof configSchema>;
+export type PoolConfig = Config["pools"][string];
+export type ModelConfig = Config["models"][string];
+export type TenantConfig = Config["tenants"][string];
