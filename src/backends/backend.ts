@@ -1,3 +1,4 @@
+import type { SluiceError } from "../errors.ts";
 import type { GrammarArtifact, GrammarSource } from "../grammar/grammar.ts";
 
 /** Order of application: penalties, bias, bans, grammar mask, temperature, top-k, top-p, min-p (DESIGN section 4). */
@@ -29,6 +30,10 @@ export interface Sampling {
 export interface TextForm {
   readonly kind: "chat" | "completion";
   readonly body: Readonly<Record<string, unknown>>;
+  /** Which of `body.prompt` this request is for, where that holds several; absent = it holds one. */
+  readonly promptIndex?: number | undefined;
+  /** Already sent to the caller, as text: what `generatedIds` is for a backend of tokens. Absent or "" on a first attempt. */
+  readonly generated?: string | undefined;
 }
 
 export interface GenerationRequest {
@@ -66,11 +71,43 @@ export interface Usage {
   readonly cachedTokens: number;
   /** Sampled tokens, the ending stop token included. */
   readonly completionTokens: number;
+  /** The engine told none: the prompt as the gateway's tokenizer counts it, one token for each piece of text that came. */
+  readonly estimated?: boolean | undefined;
 }
 
 export type FinishReason = "stop" | "length";
 
+/** A token as an engine of text tells it; `bytes` where it says them. */
+export interface TextTokenLogprob {
+  readonly token: string;
+  readonly bytes: readonly number[] | undefined;
+  readonly logprob: number;
+  readonly top: ReadonlyArray<Omit<TextTokenLogprob, "top">>;
+}
+
+/** A piece of one tool call. `id` and `name` come with its first piece; `arguments` are to be joined. */
+export interface ToolCallDelta {
+  readonly index: number;
+  readonly id?: string | undefined;
+  readonly name?: string | undefined;
+  readonly arguments: string;
+}
+
+/** What a backend without token ids yields instead of `tokens`; one event may hold several of the engine's. */
+export interface TextEvent {
+  readonly type: "text";
+  /** The answer's next text; empty where the event holds only something else. */
+  readonly delta: string;
+  readonly toolCalls?: readonly ToolCallDelta[] | undefined;
+  readonly logprobs?: readonly TextTokenLogprob[] | undefined;
+  /** The model declines, in its own words: `message.refusal` of the OpenAI API. */
+  readonly refusal?: string | undefined;
+  /** What the model thought, where the engine tells it apart from the answer. */
+  readonly reasoning?: string | undefined;
+}
+
 export type GenerationEvent =
+  | TextEvent
   | { readonly type: "accepted"; readonly cachedTokens: number }
   | { readonly type: "progress"; readonly prefilled: number }
   | {
@@ -81,6 +118,11 @@ export type GenerationEvent =
   | {
       readonly type: "finish";
       readonly reason: FinishReason;
+      /**
+       * The more exact word of an engine that reads text itself. `tool_calls` refines `stop`; `content_filter` comes with
+       * `length`, so that whoever does not know it still takes the answer for incomplete.
+       */
+      readonly textReason?: "tool_calls" | "content_filter" | undefined;
       readonly usage: Usage;
       readonly timings?: StepTimings | undefined;
     }
@@ -115,6 +157,8 @@ export interface BackendCapabilities {
   readonly cacheSalt: boolean;
   readonly abort: boolean;
   readonly assistantPrefill: boolean;
+  /** False = `load()` knows nothing and says zeros; absent = it tells the engine's own figures. */
+  readonly reportsLoad?: boolean | undefined;
 }
 
 export interface BackendLoad {
@@ -125,6 +169,38 @@ export interface BackendLoad {
 }
 
 export type BackendHealth = { readonly ready: true } | { readonly ready: false; readonly reason: string };
+
+export interface KvBlock {
+  /** The engine's own, opaque; names the block in `removed` and as `parent`. */
+  readonly key: string;
+  readonly parent?: string | undefined;
+  readonly salt: string;
+  readonly tokenIds: readonly number[];
+}
+
+/** What a backend tells of its KV cache. A `snapshot` replaces all that was known; `more` = deltas that belong to it follow. */
+export type KvFeedEvent =
+  | {
+      readonly type: "snapshot";
+      readonly seq: number;
+      readonly instance: string;
+      readonly blocks: readonly KvBlock[];
+      readonly more: boolean;
+    }
+  | {
+      readonly type: "delta";
+      readonly seq: number;
+      readonly stored: readonly KvBlock[];
+      readonly removed: readonly string[];
+      readonly more: boolean;
+    }
+  | { readonly type: "heartbeat"; readonly seq: number };
+
+/** Where a feed broke off: the last sequence number that was complete, and of which run of the backend. */
+export interface KvFeedPosition {
+  readonly seq: number;
+  readonly instance: string;
+}
 
 /** One endpoint that generates. An adapter is the only place that knows an engine's field names. */
 export interface Backend {
@@ -137,7 +213,14 @@ export interface Backend {
    * Aborting `signal` cancels the generation on the engine.
    */
   generate(request: GenerationRequest, signal: AbortSignal): AsyncIterable<GenerationEvent>;
+  /**
+   * Why this backend cannot serve the request as asked: the `capability_missing` that `generate` would throw, without an
+   * attempt. Pure. Absent = it can serve whatever passed `prepare`.
+   */
+  refusal?(request: Pick<GenerationRequest, "text" | "sampling" | "maxNewTokens">): SluiceError | undefined;
   health(signal: AbortSignal): Promise<BackendHealth>;
   load(signal: AbortSignal): Promise<BackendLoad>;
+  /** Where `capabilities.kvEvents` says so. Ends or throws when the connection breaks; call again with the last position. */
+  kvEvents?(from: KvFeedPosition | undefined, signal: AbortSignal): AsyncIterable<KvFeedEvent>;
   close(): Promise<void>;
 }
