@@ -7,6 +7,7 @@ import type {
   TextForm,
   Usage,
 } from "../backends/backend.ts";
+import type { SluiceError } from "../errors.ts";
 import type { GrammarArtifact, GrammarSource } from "../grammar/grammar.ts";
 
 /** What `receive` + `authenticate` know: a validated body and who sent it. */
@@ -41,6 +42,8 @@ export interface PreparedRequest {
   readonly grammar: { readonly artifact: GrammarArtifact; readonly source: GrammarSource } | undefined;
   readonly logprobs: number | undefined;
   readonly text: TextForm;
+  /** W3C trace context of this request's own span, handed on to the backend. */
+  readonly traceparent?: string | undefined;
 }
 
 /** The pure decision of `route`, kept for the span and the debug endpoint. */
@@ -79,7 +82,8 @@ export type DispatchEvent =
 export interface Outcome {
   readonly usage: Usage;
   readonly finish: FinishReason | "tool_calls" | "error" | "cancelled";
-  readonly errorCode: string | undefined;
+  /** Set when `finish` is `error` or `cancelled`. */
+  readonly error: SluiceError | undefined;
   readonly firstTokenAt: number | undefined;
   readonly finishedAt: number;
 }

@@ -1,0 +1,156 @@
+import { afterEach, describe, expect, it } from "vitest";
+import { blockKeys } from "../../src/gateway/prompt/blocks.ts";
+import type { DispatchEvent } from "../../src/gateway/request.ts";
+import { collect, tokensOf } from "../support/requests.ts";
+import {
+  backendOf,
+  type Cluster,
+  cachedOf,
+  dispatcherOver,
+  promptRequest as request,
+  startCluster,
+} from "./cluster.ts";
+import { startHashDaemon } from "./daemons.ts";
+
+const never = new AbortController().signal;
+const clusters: Cluster[] = [];
+afterEach(async () => {
+  for (const each of clusters.splice(0)) await each.close();
+});
+
+async function cluster(args: readonly string[] = [], changes: Record<string, unknown> = {}): Promise<Cluster> {
+  const started = await startCluster(() => startHashDaemon(args), "hash-engine", changes);
+  clusters.push(started);
+  return started;
+}
+
+const conversation = (seed: number, length: number) =>
+  Uint32Array.from({ length }, (_, index) => (Math.imul(index + 1, 7919 + seed * 31) >>> 3) % 1000);
+
+describe("three daemons", () => {
+  it("the second turn of a conversation lands on the daemon that holds its prefix", async () => {
+    const { dispatcher } = await cluster(["--step-ms", "5", "--step-tokens", "32"]);
+    const talks = Array.from({ length: 12 }, (_, seed) => conversation(seed, 200));
+    const turn = (prompt: Uint32Array) => collect(dispatcher.dispatch(request(prompt, { maxNewTokens: 16 }), 0, never));
+    const first = await Promise.all(talks.map(turn));
+    expect(new Set(first.map(backendOf)).size).toBe(3);
+    for (const [index, prompt] of talks.entries()) {
+      const answer = tokensOf(first[index] ?? []);
+      const second = Uint32Array.from([...prompt, ...answer, ...conversation(100 + index, 30)]);
+      const events = await turn(second);
+      expect(backendOf(events)).toBe(backendOf(first[index] ?? []));
+      // 12 full blocks of the first prompt, and the block that its answer completed.
+      expect(cachedOf(events)).toBe(208);
+    }
+  });
+
+  it("a gateway that starts later finds the prefixes by the daemons' events alone", async () => {
+    const { dispatcher, daemons } = await cluster();
+    const prompt = conversation(1, 320);
+    const first = await collect(dispatcher.dispatch(request(prompt), 0, never));
+    for (const others of [2, 3, 4, 5]) await collect(dispatcher.dispatch(request(conversation(others, 64)), 0, never));
+    const newcomer = await dispatcherOver(daemons, "hash-engine");
+    const second = await collect(newcomer.dispatch(request(Uint32Array.from([...prompt, 1, 2, 3])), 0, never));
+    await newcomer.close();
+    expect(backendOf(second)).toBe(backendOf(first));
+    expect(cachedOf(second)).toBe(320);
+  });
+
+  it("another tenant's equal prompt shares nothing", async () => {
+    const { dispatcher } = await cluster();
+    const prompt = conversation(1, 320);
+    await collect(dispatcher.dispatch(request(prompt), 0, never));
+    const tenant = { name: "other", models: undefined, priority: 0, weight: 1, salt: "salt-other" };
+    const other = request(prompt, { tenant, blockKeys: blockKeys(prompt, 16, "salt-other") });
+    expect(cachedOf(await collect(dispatcher.dispatch(other, 0, never)))).toBe(0);
+  });
+
+  it("a daemon killed before the first token costs its callers nothing", async () => {
+    // Slow steps of few tokens: prompts of 400 stay in prefill for about a second.
+    const { dispatcher, daemonOf } = await cluster(["--step-ms", "20", "--step-tokens", "8"]);
+    const victims = new Set<string>();
+    let killed: Promise<void> | undefined;
+    const answers = Array.from({ length: 9 }, async (_, seed) => {
+      const events: DispatchEvent[] = [];
+      for await (const event of dispatcher.dispatch(request(conversation(seed, 120), { maxNewTokens: 4 }), 0, never)) {
+        events.push(event);
+        if (event.type === "accepted" && killed === undefined) {
+          const victim = backendOf(events);
+          victims.add(victim);
+          killed = daemonOf(victim).kill();
+        }
+      }
+      return events;
+    });
+    const all = await Promise.all(answers);
+    await killed;
+    expect(victims.size).toBe(1);
+    const moved = all.filter((events) => events.filter(({ type }) => type === "attempt").length > 1);
+    expect(moved.length).toBeGreaterThan(0);
+    for (const events of all) {
+      expect(events.at(-1)).toMatchObject({ type: "finish" });
+      expect(tokensOf(events)).toHaveLength(4);
+      expect(victims.has(backendOf(events))).toBe(false);
+    }
+  });
+
+  it("a daemon killed later: its callers see an error, none a clean end, the others go on", async () => {
+    const { dispatcher, daemonOf } = await cluster(["--step-ms", "2"]);
+    const seen = Array.from({ length: 9 }, () => ({ backend: "", tokens: 0, end: "" }));
+    let killed: Promise<void> | undefined;
+    let victim = "";
+    await Promise.all(
+      seen.map(async (state, seed) => {
+        try {
+          for await (const event of dispatcher.dispatch(
+            request(conversation(seed, 64), { maxNewTokens: 100 }),
+            0,
+            never,
+          )) {
+            if (event.type === "attempt") state.backend = event.backend;
+            if (event.type === "tokens") state.tokens += event.ids.length;
+            if (event.type === "finish") state.end = "finish";
+            if (seen.every(({ tokens }) => tokens >= 5) && killed === undefined) {
+              victim = state.backend;
+              killed = daemonOf(victim).kill();
+            }
+          }
+        } catch (error) {
+          state.end = error instanceof Error && "code" in error ? String(error.code) : "unknown";
+        }
+      }),
+    );
+    await killed;
+    const lost = seen.filter(({ backend }) => backend === victim);
+    expect(lost.length).toBeGreaterThan(0);
+    for (const { end, tokens } of lost) {
+      expect(end).toBe("backend_stream_broken");
+      expect(tokens).toBeLessThan(100);
+    }
+    for (const { end, tokens } of seen.filter(({ backend }) => backend !== victim)) {
+      expect([end, tokens]).toEqual(["finish", 100]);
+    }
+  });
+
+  it("a daemon that stands still in the middle of an answer is noticed by the deadline between tokens", async () => {
+    const { dispatcher, daemonOf } = await cluster(["--step-ms", "2"], { deadlines: { betweenTokens: "300ms" } });
+    const frozen = async () => {
+      let tokens = 0;
+      let backend = "";
+      for await (const event of dispatcher.dispatch(request(conversation(1, 64), { maxNewTokens: 500 }), 0, never)) {
+        if (event.type === "attempt") backend = event.backend;
+        if (event.type === "tokens" && ++tokens === 5) daemonOf(backend).freeze();
+      }
+    };
+    await expect(frozen()).rejects.toMatchObject({ code: "backend_timeout" });
+  });
+
+  it("requests after a kill go round the dead daemon", async () => {
+    const { dispatcher, daemons } = await cluster();
+    await daemons[0]?.kill();
+    for (let seed = 0; seed < 20; seed++) {
+      const events = await collect(dispatcher.dispatch(request(conversation(seed, 48)), 0, never));
+      expect(events.at(-1)).toMatchObject({ type: "finish" });
+    }
+  });
+});
