@@ -33,6 +33,7 @@ export interface EngineInfo {
 export interface EngineRequest {
   readonly promptIds: Uint32Array;
   readonly generatedIds: Uint32Array;
+  /** To be sampled by this submit; `generatedIds` do not count. */
   readonly maxNewTokens: number;
   readonly sampling: Sampling;
   readonly stopIds: readonly number[];
@@ -89,6 +90,15 @@ export interface KvDelta {
   readonly removed: readonly string[];
 }
 
+/** Milliseconds: `counts[i]` values lie below `boundsMs[i]`, the last count holds everything above. */
+export interface Histogram {
+  readonly count: number;
+  readonly totalMs: number;
+  readonly maxMs: number;
+  readonly boundsMs: readonly number[];
+  readonly counts: readonly number[];
+}
+
 export interface EngineStats {
   readonly runningRows: number;
   readonly queuedRows: number;
@@ -97,9 +107,12 @@ export interface EngineStats {
   readonly steps: number;
   readonly generatedTokens: number;
   readonly prefilledTokens: number;
+  /** Of the prompts' tokens those that came out of the KV cache. */
+  readonly cachedTokens?: number;
   readonly stepMsTotal: number;
   readonly stepMsMax: number;
-  readonly masks: { readonly count: number; readonly totalMs: number; readonly maxMs: number };
+  readonly stepHistogram?: Histogram;
+  readonly masks: { readonly count: number; readonly totalMs: number; readonly maxMs: number } & Partial<Histogram>;
   /** Milliseconds since the last finished step while there is work; 0 when idle. */
   readonly stalledMs: number;
   readonly healthy: boolean;
@@ -107,7 +120,10 @@ export interface EngineStats {
 
 export interface Engine {
   readonly info: EngineInfo;
-  /** Returns the generation's id, or why it was refused. Events for it come later, never from inside this call. */
+  /**
+   * Returns the generation's id, or why it was refused. Events for it come later, never from inside this call.
+   * Throws a 400 SluiceError for a token outside the vocabulary, an empty prompt or a parameter outside its range.
+   */
   submit(
     request: EngineRequest,
   ): { readonly id: number } | { readonly refused: EngineRefusal; readonly message: string };
