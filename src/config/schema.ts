@@ -38,7 +38,48 @@ const breaker = z.strictObject({
 });
 
 /** Engines beyond `daemon` join this list when their adapter does. */
-export const backendKinds = ["daemon"] as const;
+export const backendKinds = ["daemon", "openai"] as const;
+
+/** vLLM's names for what OpenAI's API lacks. */
+const extensions = [
+  "top_k",
+  "min_p",
+  "repetition_penalty",
+  "ignore_eos",
+  "stop_token_ids",
+  "bad_words",
+  "structured_outputs",
+  "chat_template_kwargs",
+] as const;
+
+/**
+ * What stands behind a pool of backend `openai`. Such endpoints do not tell what they can do, and many ignore what they
+ * do not know: only what is declared here is sent there, the rest is done by the gateway or refused with the reason.
+ */
+const capabilities = z.strictObject({
+  /** Tokens that one request may span; else what the endpoint's list of models says, if it does. */
+  contextLength: z.int().min(1).optional(),
+  jsonSchema: z.boolean().default(false),
+  jsonObject: z.boolean().default(false),
+  tools: z.boolean().default(false),
+  /**
+   * Goes on from an assistant message at the end: of itself (true), where that message says `prefix: true`, or where the
+   * request says `continue_final_message: true`.
+   */
+  assistantPrefill: z.union([z.boolean(), z.enum(["prefix", "continue_final_message"])]).default(false),
+  logprobs: z.boolean().default(false),
+  seed: z.boolean().default(false),
+  stop: z.boolean().default(true),
+  /** Has `/completions` beside `/chat/completions`. */
+  completions: z.boolean().default(false),
+  /** Its token ids are those of the model's `tokenizer`, so that ids in a request mean the same there. */
+  sharedVocabulary: z.boolean().default(false),
+  developerRole: z.boolean().default(false),
+  /** Understands `stream_options.include_usage`. */
+  streamUsage: z.boolean().default(true),
+  maxTokensField: z.enum(["max_tokens", "max_completion_tokens"]).default("max_tokens"),
+  extensions: z.array(z.enum(extensions)).default([]),
+});
 
 const pool = z.strictObject({
   backend: z.enum(backendKinds),
@@ -46,6 +87,12 @@ const pool = z.strictObject({
   key: secret.optional(),
   /** The name this pool's engine knows the model by, and the one an answer from it carries. */
   upstreamModel: z.string().min(1).optional(),
+  /** Backend `openai`: what it can do; what is absent counts as not declared. */
+  capabilities: capabilities.optional(),
+  /** Backend `openai`: the path below the endpoint that tells whether it is there (`/models` when absent), or `none`. */
+  health: z
+    .union([z.literal("none"), z.string().regex(/^\/[^?#]*$/, "expected a path such as /models, or none")])
+    .optional(),
   deadlines: deadlines.prefault({}),
   retry: retry.prefault({}),
   breaker: breaker.prefault({}),
@@ -93,6 +140,16 @@ const bounds = z.strictObject({
   drain: duration.prefault("30s"),
 });
 
+const stream = z.strictObject({
+  /** After this long without output a comment keeps proxies from closing the connection; the first one commits a 200. */
+  keepAlive: duration.prefault("15s"),
+  /** Output that a caller has not read; above it the stream is broken off. */
+  bufferBytes: z
+    .int()
+    .min(1024)
+    .default(1024 * 1024),
+});
+
 export const configSchema = z
   .strictObject({
     listen: z
@@ -119,6 +176,7 @@ export const configSchema = z
       })
       .prefault({}),
     bounds: bounds.prefault({}),
+    stream: stream.prefault({}),
   })
   .superRefine((config, context) => {
     for (const [name, entry] of Object.entries(config.models)) {
@@ -131,6 +189,23 @@ export const configSchema = z
           });
         }
       });
+    }
+    for (const [name, entry] of Object.entries(config.pools)) {
+      const refuse = (path: PropertyKey[], message: string) =>
+        context.addIssue({ code: "custom", path: ["pools", name, ...path], message });
+      if (entry.backend === "openai") {
+        entry.endpoints.forEach((endpoint, index) => {
+          const { username, password, search, hash } = new URL(endpoint);
+          // Each would be lost, and a password would be a secret in a file.
+          if (username + password + search + hash !== "") {
+            refuse(["endpoints", index], "an endpoint has no user, query or fragment");
+          }
+        });
+      } else {
+        for (const field of ["capabilities", "health"] as const) {
+          if (entry[field] !== undefined) refuse([field], "belongs to a pool of backend openai");
+        }
+      }
     }
     for (const [name, entry] of Object.entries(config.tenants)) {
       entry.models?.forEach((modelName, index) => {
@@ -149,3 +224,6 @@ export type Config = z.output<typeof configSchema>;
 export type PoolConfig = Config["pools"][string];
 export type ModelConfig = Config["models"][string];
 export type TenantConfig = Config["tenants"][string];
+export type OpenAICapabilities = z.output<typeof capabilities>;
+/** What counts where a pool declares nothing. */
+export const undeclaredCapabilities: OpenAICapabilities = capabilities.parse({});

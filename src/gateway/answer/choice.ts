@@ -1,0 +1,128 @@
+import type { FinishReason, TokenLogprob } from "../../backends/backend.ts";
+import type { StreamDecoder } from "../../tokenizer/stream-decode.ts";
+import { StopMatcher } from "./stop-strings.ts";
+import { ToolCallParser, type ToolPart } from "./tool-calls.ts";
+
+export interface LogprobEntry {
+  readonly id: number;
+  /** Where the token's text begins in the answer, in UTF-16 units. */
+  readonly offset: number;
+  readonly value: TokenLogprob;
+}
+
+/** What a caller may see of a choice after a batch of tokens. */
+export interface Delta {
+  readonly content: string;
+  readonly tools: ReadonlyArray<Exclude<ToolPart, { type: "content" }>>;
+  readonly logprobs: readonly LogprobEntry[];
+  /** A stop string is complete: the choice is over and its generation should be cancelled. */
+  readonly stopped: boolean;
+}
+
+export interface ChoiceOptions {
+  readonly decoder: StreamDecoder;
+  readonly stop: readonly string[];
+  /** Names of the tools that may be called; empty = the answer is content, whatever it looks like. */
+  readonly tools: ReadonlySet<string>;
+}
+
+const none: readonly never[] = [];
+
+/**
+ * Token batches of one choice -> what its caller sees: decode, tool calls, stop strings, in this order. Stop strings
+ * look at content only: cutting inside a call would break its JSON.
+ */
+export class ChoiceReader {
+  readonly #decoder: StreamDecoder;
+  readonly #stops: StopMatcher;
+  readonly #parser: ToolCallParser | undefined;
+  readonly #aligned: boolean;
+  #decoded = 0;
+  #released = 0;
+  /** White space that stands before a call is formatting, not content; it waits for what follows. */
+  #blank = "";
+  #entries: LogprobEntry[] = [];
+  #stopped = false;
+
+  constructor(options: ChoiceOptions) {
+    this.#decoder = options.decoder;
+    this.#stops = new StopMatcher(options.stop);
+    this.#parser = options.tools.size > 0 ? new ToolCallParser(options.tools) : undefined;
+    // Log probabilities of held-back text wait with it, unless calls have taken text out of the count.
+    this.#aligned = options.stop.length > 0 && this.#parser === undefined;
+  }
+
+  push(ids: readonly number[], logprobs: readonly TokenLogprob[] | undefined): Delta {
+    let text = "";
+    for (let index = 0; index < ids.length; index++) {
+      const id = ids[index] ?? 0;
+      const value = logprobs?.[index];
+      if (value !== undefined) this.#entries.push({ id, offset: this.#decoded + text.length, value });
+      text += this.#decoder.push(id);
+    }
+    return this.#take(text, false);
+  }
+
+  /** The backend ended the answer. The delta is what was held back. */
+  finish(reason: FinishReason): { readonly delta: Delta; readonly reason: FinishReason | "tool_calls" } {
+    const delta = this.#take(this.#decoder.flush(), true);
+    const called = (this.#parser?.calls ?? 0) > 0;
+    return { delta, reason: delta.stopped ? "stop" : called && reason === "stop" ? "tool_calls" : reason };
+  }
+
+  #take(text: string, last: boolean): Delta {
+    this.#decoded += text.length;
+    const parts = this.#parser?.push(text);
+    let content = "";
+    const tools: Array<Exclude<ToolPart, { type: "content" }>> = [];
+    if (parts === undefined) {
+      content = this.#match(text);
+      if (last && !this.#stopped) content += this.#stops.flush();
+    } else {
+      if (last) parts.push(...(this.#parser?.finish() ?? []));
+      for (const part of parts) {
+        if (this.#stopped) break;
+        if (part.type === "content") {
+          content += this.#trim(this.#match(part.text));
+        } else {
+          // Content before a call is complete: nothing of it can become a stop string any more.
+          if (part.type === "call") {
+            content += this.#trim(this.#stops.flush());
+            this.#blank = "";
+          }
+          tools.push(part);
+        }
+      }
+      if (last && !this.#stopped) content += this.#trim(this.#stops.flush());
+      if ((last || this.#stopped) && this.#parser?.calls === 0) content += this.#blank;
+    }
+    this.#released += content.length;
+    return { content, tools: tools.length === 0 ? none : tools, logprobs: this.#due(last), stopped: this.#stopped };
+  }
+
+  #match(text: string): string {
+    if (text === "") return text;
+    const found = this.#stops.push(text);
+    if (found.hit) this.#stopped = true;
+    return found.text;
+  }
+
+  #trim(text: string): string {
+    const whole = this.#blank + text;
+    const kept = whole.trimEnd();
+    this.#blank = whole.slice(kept.length);
+    return kept;
+  }
+
+  #due(last: boolean): readonly LogprobEntry[] {
+    const entries = this.#entries;
+    if (entries.length === 0) return none;
+    let count = entries.length;
+    if (this.#aligned && (!last || this.#stopped)) {
+      count = entries.findIndex((entry) => entry.offset >= this.#released);
+      if (count < 0) count = entries.length;
+    }
+    this.#entries = count === entries.length ? [] : entries.slice(count);
+    return count === entries.length ? entries : entries.slice(0, count);
+  }
+}

@@ -1,0 +1,118 @@
+import type { Usage } from "../../backends/backend.ts";
+import type { Vocabulary } from "../../tokenizer/vocabulary.ts";
+import type { Delta, LogprobEntry } from "../answer/choice.ts";
+import {
+  type AnswerFinish,
+  type AnswerFormat,
+  type AnswerHead,
+  type AnswerStream,
+  logprobJson,
+  usageJson,
+  type WholeChoice,
+} from "./answer.ts";
+import { sseEvent } from "./sse.ts";
+
+const text = new TextDecoder("utf-8", { ignoreBOM: true });
+
+function tokenJson(vocabulary: Vocabulary, id: number, logprob: number): string {
+  const bytes = vocabulary.bytes(id);
+  const token = JSON.stringify(text.decode(bytes));
+  return `"token":${token},"logprob":${logprobJson(logprob)},"bytes":[${bytes.join(",")}]`;
+}
+
+function entryJson(vocabulary: Vocabulary, entry: LogprobEntry): string {
+  const top = entry.value.top.map(([id, logprob]) => `{${tokenJson(vocabulary, id, logprob)}}`);
+  return `{${tokenJson(vocabulary, entry.id, entry.value.logprob)},"top_logprobs":[${top.join(",")}]}`;
+}
+
+function logprobsJson(vocabulary: Vocabulary, entries: readonly LogprobEntry[]): string {
+  if (entries.length === 0) return "null";
+  return `{"content":[${entries.map((entry) => entryJson(vocabulary, entry)).join(",")}],"refusal":null}`;
+}
+
+const callId = (): string => `call_${crypto.randomUUID().replaceAll("-", "").slice(0, 24)}`;
+
+/** Chunks are put together as text: one string a batch, no object that lives only to be serialised. */
+class ChatStream implements AnswerStream {
+  readonly #before: string;
+  readonly #after: string;
+  readonly #vocabulary: Vocabulary;
+  readonly #head: AnswerHead;
+
+  constructor(head: AnswerHead, vocabulary: Vocabulary, includeUsage: boolean) {
+    this.#head = head;
+    this.#vocabulary = vocabulary;
+    this.#before = `data: {"id":"${head.id}","object":"chat.completion.chunk","created":${head.created},"model":${JSON.stringify(head.model)},"choices":[{"index":`;
+    this.#after = includeUsage ? '}],"usage":null}\n\n' : "}]}\n\n";
+  }
+
+  #chunk(index: number, delta: string, logprobs: string, finish: string): string {
+    return `${this.#before}${index},"delta":{${delta}},"logprobs":${logprobs},"finish_reason":${finish}${this.#after}`;
+  }
+
+  begin(index: number): string {
+    return this.#chunk(index, '"role":"assistant","content":"","refusal":null', "null", "null");
+  }
+
+  delta(index: number, delta: Delta): string {
+    const fields: string[] = [];
+    if (delta.content !== "") fields.push(`"content":${JSON.stringify(delta.content)}`);
+    for (const part of delta.tools) {
+      const call =
+        part.type === "call"
+          ? `"id":"${callId()}","type":"function","function":{"name":${JSON.stringify(part.name)},"arguments":""}`
+          : `"function":{"arguments":${JSON.stringify(part.text)}}`;
+      fields.push(`"tool_calls":[{"index":${part.index},${call}}]`);
+    }
+    const logprobs = logprobsJson(this.#vocabulary, delta.logprobs);
+    const [first] = fields;
+    if (first === undefined) return logprobs === "null" ? "" : this.#chunk(index, '"content":""', logprobs, "null");
+    let chunks = this.#chunk(index, first, logprobs, "null");
+    for (let at = 1; at < fields.length; at++) chunks += this.#chunk(index, fields[at] ?? "", "null", "null");
+    return chunks;
+  }
+
+  finish(index: number, reason: AnswerFinish): string {
+    return this.#chunk(index, "", "null", `"${reason}"`);
+  }
+
+  usage(usage: Usage): string {
+    const { id, created, model } = this.#head;
+    return sseEvent(
+      `{"id":"${id}","object":"chat.completion.chunk","created":${created},"model":${JSON.stringify(model)},"choices":[],"usage":${usageJson(usage)}}`,
+    );
+  }
+}
+
+function wholeChoice(vocabulary: Vocabulary, choice: WholeChoice): string {
+  let content = "";
+  const entries: LogprobEntry[] = [];
+  const calls: Array<{ name: string; arguments: string }> = [];
+  for (const delta of choice.deltas) {
+    content += delta.content;
+    entries.push(...delta.logprobs);
+    for (const part of delta.tools) {
+      if (part.type === "call") calls.push({ name: part.name, arguments: "" });
+      else {
+        const call = calls[part.index];
+        if (call !== undefined) call.arguments += part.text;
+      }
+    }
+  }
+  const message = {
+    role: "assistant",
+    content: content === "" && calls.length > 0 ? null : content,
+    refusal: null,
+    ...(calls.length > 0 && { tool_calls: calls.map((call) => ({ id: callId(), type: "function", function: call })) }),
+  };
+  return `{"index":${choice.index},"message":${JSON.stringify(message)},"logprobs":${logprobsJson(vocabulary, entries)},"finish_reason":"${choice.finish}"}`;
+}
+
+export const chatFormat: AnswerFormat = {
+  idPrefix: "chatcmpl-",
+  stream: (head, vocabulary, options) => new ChatStream(head, vocabulary, options.includeUsage),
+  whole(head, vocabulary, choices, usage) {
+    const list = choices.map((choice) => wholeChoice(vocabulary, choice)).join(",");
+    return `{"id":"${head.id}","object":"chat.completion","created":${head.created},"model":${JSON.stringify(head.model)},"choices":[${list}],"usage":${usageJson(usage)}}`;
+  },
+};

@@ -1,0 +1,218 @@
+import type { Usage } from "../backends/backend.ts";
+import { asSluiceError, SluiceError, unavailable } from "../errors.ts";
+import type { RequestTrace } from "../telemetry/spans.ts";
+import { ChoiceReader } from "./answer/choice.ts";
+import type { Answer } from "./answer/streamed.ts";
+import { DispatchSpans } from "./answer/spans.ts";
+import type { Clock } from "../clock.ts";
+import { callerLeft } from "./platform/platform.ts";
+import type { Dispatcher } from "./dispatch/dispatch.ts";
+import type { Outcome, PreparedRequest } from "./request.ts";
+import type { Tokenizer } from "../tokenizer/index.ts";
+
+export interface RelayInput {
+  /** One for each prompt; each gives `n` choices. */
+  readonly requests: readonly PreparedRequest[];
+  readonly answer: Answer;
+  readonly dispatcher: Pick<Dispatcher, "dispatch">;
+  readonly tokenizer: Tokenizer;
+  /** Names of the tools that may be called. */
+  readonly tools: ReadonlySet<string>;
+  readonly clock: Clock;
+  /** Aborts when the caller leaves. */
+  readonly caller: AbortSignal;
+  /** Aborts with a SluiceError when the gateway must end what is open. */
+  readonly shutdown: AbortSignal;
+  readonly trace: RequestTrace;
+  readonly observe: RelayObserver;
+}
+
+export interface RelayObserver {
+  /** The first token of a request came. */
+  firstToken(): void;
+  /** `count` tokens of one choice came `ms` after those before. */
+  tokens(ms: number, count: number): void;
+}
+
+/** Why a generation was cancelled when nothing is wrong. */
+const stopFound = new SluiceError({
+  status: 500,
+  type: "server_error",
+  code: "stop_found",
+  message: "A stop string ended the answer.",
+});
+
+const brokenOff = (): SluiceError =>
+  unavailable("backend_broke_off", "The backend stopped before the answer was complete.");
+
+interface ChoiceTally {
+  usage: Usage;
+  finish: Outcome["finish"] | undefined;
+}
+
+/**
+ * Token events -> the caller's answer. Every choice runs at once; the first that breaks ends them all, because an answer
+ * with a choice missing is not the answer that was asked for. Never rejects: how it ended is in the outcome.
+ */
+export async function relay(input: RelayInput): Promise<Outcome> {
+  return new Relay(input).run();
+}
+
+class Relay {
+  readonly #input: RelayInput;
+  readonly #choices: Array<{ request: PreparedRequest; choice: number; cancel: AbortController; tally: ChoiceTally }>;
+  #firstTokenAt: number | undefined;
+
+  constructor(input: RelayInput) {
+    this.#input = input;
+    this.#choices = input.requests.flatMap((request) =>
+      Array.from({ length: request.n }, (_, choice) => ({
+        request,
+        choice,
+        cancel: new AbortController(),
+        tally: {
+          usage: { promptTokens: request.promptIds.length, cachedTokens: 0, completionTokens: 0 },
+          finish: undefined,
+        },
+      })),
+    );
+  }
+
+  async run(): Promise<Outcome> {
+    const { caller, shutdown, answer, clock } = this.#input;
+    const leave = (): void => this.#cancelAll(callerLeft());
+    const stop = (): void => this.#cancelAll(asSluiceError(shutdown.reason));
+    caller.addEventListener("abort", leave);
+    shutdown.addEventListener("abort", stop);
+    if (caller.aborted) leave();
+    if (shutdown.aborted) stop();
+    const pumps = this.#choices.map((_, index) => this.#pump(index));
+    let error: SluiceError | undefined;
+    try {
+      await Promise.all(pumps);
+      answer.complete(this.#usage());
+    } catch (thrown) {
+      error = caller.aborted ? callerLeft() : asSluiceError(thrown);
+      // First the caller, then the backends: they may take their time to confirm.
+      if (caller.aborted) answer.abandon(error);
+      else answer.fail(error);
+      this.#cancelAll(error);
+      await Promise.allSettled(pumps);
+    } finally {
+      caller.removeEventListener("abort", leave);
+      shutdown.removeEventListener("abort", stop);
+    }
+    const finish = error === undefined ? this.#choices[0]?.tally.finish : caller.aborted ? "cancelled" : "error";
+    return {
+      usage: this.#usage(),
+      finish: finish ?? "error",
+      firstTokenAt: this.#firstTokenAt,
+      finishedAt: clock.now(),
+      error,
+    };
+  }
+
+  async #pump(index: number): Promise<void> {
+    const entry = this.#choices[index];
+    if (entry === undefined) return;
+    const { request, choice, cancel, tally } = entry;
+    const { answer, dispatcher, tokenizer, tools, clock, observe } = this.#input;
+    const reader = new ChoiceReader({ decoder: tokenizer.decoder(), stop: request.stop, tools });
+    const spans = new DispatchSpans(this.#input.trace);
+    let lastAt = clock.now();
+    try {
+      cancel.signal.throwIfAborted();
+      for await (const event of dispatcher.dispatch(request, choice, cancel.signal)) {
+        // A dispatcher may have had this event in hand when the answer was given up.
+        cancel.signal.throwIfAborted();
+        switch (event.type) {
+          case "attempt":
+            spans.attempt(event);
+            answer.from(event.pool, event.upstreamModel);
+            break;
+          case "accepted":
+            tally.usage = { ...tally.usage, cachedTokens: event.cachedTokens };
+            spans.event("accepted", { "sluice.cached_tokens": event.cachedTokens });
+            break;
+          case "progress":
+            break;
+          case "tokens": {
+            const now = clock.now();
+            if (tally.usage.completionTokens > 0) observe.tokens(now - lastAt, event.ids.length);
+            else if (event.ids.length > 0) this.#first(now, spans);
+            lastAt = now;
+            count(tally, event.ids.length);
+            const delta = reader.push(event.ids, event.logprobs);
+            answer.delta(index, delta);
+            if (delta.stopped) {
+              this.#finish(index, "stop");
+              // Before leaving the loop: the backend should hear of it now, not after the iterator's own clean-up.
+              cancel.abort(stopFound);
+              return;
+            }
+            break;
+          }
+          case "finish": {
+            tally.usage = event.usage;
+            const { delta, reason } = reader.finish(event.reason);
+            answer.delta(index, delta);
+            this.#finish(index, reason);
+            spans.finish(event);
+            return;
+          }
+          case "error":
+            throw new SluiceError({
+              status: event.retryable ? 503 : 500,
+              type: "server_error",
+              code: event.code,
+              message: event.message,
+              retryable: event.retryable,
+            });
+        }
+      }
+      throw brokenOff();
+    } catch (error) {
+      // An abort's reason is the true one; what the dispatcher made of it is not.
+      const cause = asSluiceError(cancel.signal.aborted ? cancel.signal.reason : error);
+      spans.fail(cause.code);
+      throw cause;
+    } finally {
+      spans.end();
+    }
+  }
+
+  #first(now: number, spans: DispatchSpans): void {
+    spans.event("first_token");
+    if (this.#firstTokenAt !== undefined) return;
+    this.#firstTokenAt = now;
+    this.#input.observe.firstToken();
+  }
+
+  #finish(index: number, reason: "stop" | "length" | "tool_calls"): void {
+    const entry = this.#choices[index];
+    if (entry !== undefined) entry.tally.finish = reason;
+    this.#input.answer.finish(index, reason);
+  }
+
+  #cancelAll(reason: SluiceError): void {
+    for (const { cancel } of this.#choices) cancel.abort(reason);
+  }
+
+  /** A prompt counts once, whatever `n`; what its first choice found in the cache is what the prompt found. */
+  #usage(): Usage {
+    let promptTokens = 0;
+    let cachedTokens = 0;
+    let completionTokens = 0;
+    for (const { choice, tally } of this.#choices) {
+      completionTokens += tally.usage.completionTokens;
+      if (choice > 0) continue;
+      promptTokens += tally.usage.promptTokens;
+      cachedTokens += tally.usage.cachedTokens;
+    }
+    return { promptTokens, cachedTokens, completionTokens };
+  }
+}
+
+function count(tally: ChoiceTally, tokens: number): void {
+  tally.usage = { ...tally.usage, completionTokens: tally.usage.completionTokens + tokens };
+}

@@ -1,0 +1,86 @@
+import { Counter, Gauge, Histogram, Registry } from "prom-client";
+
+export type RequestOutcome = "ok" | "error" | "cancelled";
+
+/** What a caller's request came to, from the gateway's point of view. */
+export interface GatewayMetrics {
+  readonly registry: Registry;
+  readonly requests: Counter<"api" | "model" | "outcome">;
+  /** By `SluiceError.metricLabel`. */
+  readonly errors: Counter<"error">;
+  /** Seconds from the last byte of the request to the first token. */
+  readonly firstToken: Histogram<"model">;
+  /** Seconds between tokens of one choice. */
+  readonly interToken: Histogram<"model">;
+  /** Seconds a request spends in the gateway before a backend is asked: what Sluice itself costs. */
+  readonly overhead: Histogram<"model">;
+  readonly duration: Histogram<"model">;
+  readonly tokens: Counter<"model" | "kind">;
+}
+
+/** Read when scraped. */
+export interface GatewayGauges {
+  /** Requests that wait for a place in preparation, all tenants together. */
+  waiting(): number;
+  preparing(): number;
+  /** Of bodies that are not prepared. */
+  waitingBytes(): number;
+  /** Tokens that running requests may still come to cost. */
+  reservedTokens(): number;
+  /** Requests that have begun and are not settled. */
+  active(): number;
+}
+
+const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
+
+/** The gateway's Prometheus registry. Labels come from the configuration and from fixed lists, never from callers. */
+export function createGatewayMetrics(gauges: GatewayGauges): GatewayMetrics {
+  const registry = new Registry();
+  const registers = [registry];
+  const read = (name: string, help: string, value: () => number): Gauge =>
+    new Gauge({
+      name,
+      help,
+      registers,
+      collect() {
+        this.set(value());
+      },
+    });
+  read("sluice_prepare_waiting", "Requests waiting to be prepared.", gauges.waiting);
+  read("sluice_preparing", "Requests being prepared.", gauges.preparing);
+  read("sluice_prepare_bytes", "Bytes of bodies that are not prepared.", gauges.waitingBytes);
+  read("sluice_reserved_tokens", "Tokens that running requests may still come to cost.", gauges.reservedTokens);
+  read("sluice_active_requests", "Requests between their arrival and their end.", gauges.active);
+  const histogram = (name: string, help: string, buckets: number[]): Histogram<"model"> =>
+    new Histogram({ name, help, labelNames: ["model"], buckets, registers });
+  return {
+    registry,
+    requests: new Counter({
+      name: "sluice_requests_total",
+      help: "Requests to a generating API by how they ended.",
+      labelNames: ["api", "model", "outcome"],
+      registers,
+    }),
+    errors: new Counter({
+      name: "sluice_errors_total",
+      help: "Requests that ended in an error, by its kind.",
+      labelNames: ["error"],
+      registers,
+    }),
+    firstToken: histogram("sluice_time_to_first_token_seconds", "From the request to its first token.", seconds),
+    interToken: histogram("sluice_inter_token_seconds", "Between tokens of one choice.", seconds.slice(0, 12)),
+    overhead: histogram("sluice_overhead_seconds", "From the request to the moment a backend is asked.", [
+      0.0001,
+      0.00025,
+      0.0005,
+      ...seconds.slice(0, 10),
+    ]),
+    duration: histogram("sluice_request_seconds", "From the request to the end of its answer.", [...seconds, 120, 600]),
+    tokens: new Counter({
+      name: "sluice_tokens_total",
+      help: "Tokens: input, the part of it that was cached, output.",
+      labelNames: ["model", "kind"],
+      registers,
+    }),
+  };
+}
