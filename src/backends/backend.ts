@@ -217,7 +217,7 @@ export interface Backend {
    * Why this backend cannot serve the request as asked: the `capability_missing` that `generate` would throw, without an
    * attempt. Pure. Absent = it can serve whatever passed `prepare`.
    */
-  refusal?(request: Pick<GenerationRequest, "text" | "sampling" | "maxNewTokens">): SluiceError | undefined;
+  objection?(request: Pick<GenerationRequest, "text" | "sampling" | "maxNewTokens">): SluiceError | undefined;
   health(signal: AbortSignal): Promise<BackendHealth>;
   load(signal: AbortSignal): Promise<BackendLoad>;
   /** Where `capabilities.kvEvents` says so. Ends or throws when the connection breaks; call again with the last position. */

@@ -27,12 +27,18 @@ it.each([
   expect(isMetadataAddress(host)).toBe(true);
 });
 
-it.each(["127.0.0.1", "10.0.0.1", "[::1]", "fd00:1::254", "fec0::1", "100.100.100.201", "api.example.com", "::ffff:10.0.0.1"])(
-  "%s may be an endpoint",
-  (host) => {
-    expect(isMetadataAddress(host)).toBe(false);
-  },
-);
+it.each([
+  "127.0.0.1",
+  "10.0.0.1",
+  "[::1]",
+  "fd00:1::254",
+  "fec0::1",
+  "100.100.100.201",
+  "api.example.com",
+  "::ffff:10.0.0.1",
+])("%s may be an endpoint", (host) => {
+  expect(isMetadataAddress(host)).toBe(false);
+});
 
 const answering =
   (...addresses: string[]): Lookup =>
@@ -55,7 +61,11 @@ it("a name that resolves to instance metadata is not connected to, whatever else
   const port = typeof address === "object" ? address?.port : 0;
   const signal = AbortSignal.timeout(5_000);
   const ask = async (lookup: Lookup) => {
-    const origin = openUndiciOrigin(`http://engine.example:${port}`, { connectTimeoutMs: 1_000, connections: 1 }, lookup);
+    const origin = openUndiciOrigin(
+      `http://engine.example:${port}`,
+      { connectTimeoutMs: 1_000, connections: 1 },
+      lookup,
+    );
     const answer = origin.request({ method: "GET", path: "/", signal });
     await expect(answer).rejects.toMatchObject(
       lookup === good ? { code: "backend_unreachable" } : { code: "endpoint_refused", retryable: true },

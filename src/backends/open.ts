@@ -1,8 +1,11 @@
-import type { PoolConfig } from "../config/schema.ts";
+import type { Clock } from "../clock.ts";
+import { type PoolConfig, undeclaredCapabilities } from "../config/schema.ts";
 import { SluiceError } from "../errors.ts";
 import type { Backend } from "./backend.ts";
 import { createDaemonBackend } from "./daemon/client.ts";
 import type { OpenHttpOrigin } from "./http.ts";
+import { isMetadataAddress } from "./metadata-address.ts";
+import { createOpenAIBackend } from "./openai.ts";
 
 export interface BackendSpec {
   readonly poolName: string;
@@ -18,6 +21,7 @@ export interface BackendOpenerOptions {
   readonly env: (name: string) => string | undefined;
   /** Sockets to one endpoint; bounds the generations that one gateway may have running there. */
   readonly connections?: number;
+  readonly clock?: Clock;
 }
 
 /** Stable over a configuration reload: the same pool and endpoint are the same backend. */
@@ -43,19 +47,22 @@ export function backendOpener(options: BackendOpenerOptions): OpenBackend {
       connections: options.connections ?? 1024,
     });
     const basePath = url.pathname.replace(/\/+$/, "");
-    return createDaemonBackend({ id: backendId(spec), http, basePath, poolKey });
+    const common = { id: backendId(spec), http, basePath };
+    switch (spec.pool.backend) {
+      case "daemon":
+        return createDaemonBackend({ ...common, poolKey });
+      case "openai":
+        return createOpenAIBackend({
+          ...common,
+          host: url.host,
+          key: poolKey,
+          upstreamModel: spec.pool.upstreamModel,
+          capabilities: spec.pool.capabilities ?? undeclaredCapabilities,
+          health: spec.pool.health,
+          ...(options.clock !== undefined && { clock: options.clock }),
+        });
+    }
   };
-}
-
-/** Instance metadata hands credentials to whoever asks from the machine; no engine lives there. */
-function isMetadataAddress(hostname: string): boolean {
-  const host = hostname.replace(/^\[|\]$/g, "").toLowerCase();
-  return (
-    /^169\.254\./.test(host) ||
-    host.startsWith("fe80:") ||
-    host === "fd00:ec2::254" ||
-    host === "metadata.google.internal"
-  );
 }
 
 function configurationError(code: string, message: string): SluiceError {

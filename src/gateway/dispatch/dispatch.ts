@@ -303,7 +303,7 @@ function generationRequest(run: Run, pool: Pool, attempt: number) {
     logprobs: request.logprobs,
     salt: request.tenant.salt,
     priority: request.tenant.priority,
-    traceparent: undefined,
+    traceparent: request.traceparent,
     text: request.text,
   };
 }
