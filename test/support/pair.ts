@@ -37,7 +37,7 @@ export async function startPair(options: Partial<DaemonOptions> = {}): Promise<P
       },
       tenants: { test: { keys: [`sha256:${createHash("sha256").update(key).digest("hex")}`] } },
     }),
-    { baseDirectory: ".", environment: {} },
+    {},
   );
   const gateway = await startGateway({ config, write: () => {}, onReady: ready.resolve });
   await ready.promise;
