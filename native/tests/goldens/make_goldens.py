@@ -1,0 +1,325 @@
+"""Makes the goldens of the native tests with Hugging Face transformers on CPU, in fp32.
+
+    python3 -m venv /tmp/goldens && /tmp/goldens/bin/pip install torch==2.13.0 transformers==5.23.0 safetensors numpy
+    /tmp/goldens/bin/pip install gguf==0.19.0
+    /tmp/goldens/bin/python make_goldens.py tiny
+    /tmp/goldens/bin/python make_goldens.py blocks
+    /tmp/goldens/bin/python make_goldens.py smollm2 PATH/SmolLM2-135M-Instruct.Q4_1.gguf
+    /tmp/goldens/bin/python make_goldens.py manifest
+
+`tiny`: random checkpoints of every family (weights drawn wide, so that logits are not flat and greedy choices are clear),
+with logits at each position of a prompt and 64 greedy tokens. `smollm2`: the GGUF's weights, decoded here independently
+of the engine and loaded into LlamaForCausalLM. `blocks`: random blocks of every GGUF format, decoded by the gguf package. `manifest`: sha256 of every file, checked by the tests.
+"""
+
+import copy
+import hashlib
+import json
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+
+
+def greedy(model, prompt, n):
+    import torch
+
+    out, margins, cache, new = [], [], None, list(prompt)
+    with torch.no_grad():
+        for _ in range(n):
+            step = model(torch.tensor([new]), past_key_values=cache, use_cache=True)
+            cache = step.past_key_values
+            top = torch.topk(step.logits[0, -1], 2)
+            margins.append(float(top.values[0] - top.values[1]))
+            new = [int(top.indices[0])]
+            out += new
+    return out, min(margins)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Tiny random checkpoints
+
+
+def tiny_models():
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    # 44 is no multiple of a quantisation block or a vector; 93 no multiple of a panel.
+    common = dict(vocab_size=93, hidden_size=32, intermediate_size=44, num_hidden_layers=2, num_attention_heads=4,
+                  num_key_value_heads=2, head_dim=16, max_position_embeddings=256, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    llama3 = dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                  original_max_position_embeddings=32)
+    return {
+        "llama-gqa-tied": (LlamaForCausalLM, LlamaConfig(**common, tie_word_embeddings=True, rms_norm_eps=1e-5), "float32"),
+        "llama-untied-bias": (LlamaForCausalLM,
+                              LlamaConfig(**common, tie_word_embeddings=False, attention_bias=True, mlp_bias=True,
+                                          rms_norm_eps=1e-6, rope_parameters=llama3), "bfloat16"),
+        "qwen2": (Qwen2ForCausalLM, Qwen2Config(**common, tie_word_embeddings=True), "float16"),
+        "qwen3": (Qwen3ForCausalLM, Qwen3Config(**common, tie_word_embeddings=False), "bfloat16"),
+    }
+
+
+def make_tiny():
+    import torch
+
+    for index, (name, (cls, config, dtype)) in enumerate(tiny_models().items()):
+        folder = HERE / name
+        folder.mkdir(exist_ok=True)
+        for seed in range(1000):
+            torch.manual_seed(1000 * index + seed)
+            model = cls(config).float().eval()
+            with torch.no_grad():
+                for key, p in model.named_parameters():
+                    if "norm" in key:
+                        p.copy_(1 + 0.2 * torch.randn_like(p))
+                    else:
+                        p.copy_(0.3 * torch.randn_like(p))
+                    p.copy_(p.to(getattr(torch, dtype)).float())  # what the file will hold
+            prompt = torch.randint(3, config.vocab_size, (24,), generator=torch.Generator().manual_seed(seed)).tolist()
+            tokens, margin = greedy(model, prompt, 64)
+            # A near tie would make "the same 64 tokens" a matter of luck; a loop would test one token over and over.
+            if margin > 5e-3 and len(set(tokens)) >= 16:
+                break
+        else:
+            raise SystemExit(f"{name}: no seed gives clear greedy choices")
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt])).logits[0].numpy().astype("<f4")
+        model.to(getattr(torch, dtype)).save_pretrained(folder, safe_serialization=True)
+        (folder / "generation_config.json").unlink(missing_ok=True)
+        (folder / "logits.f32").write_bytes(logits.tobytes())
+        expected = {"prompt": prompt, "greedy": tokens, "min_margin": margin, "seed": seed, "logits_shape": list(logits.shape)}
+        (folder / "expected.json").write_text(json.dumps(expected) + "\n")
+        print(name, "seed", seed, "margin", margin, "logit spread", float(logits.std()), "distinct", len(set(tokens)))
+
+
+def make_blocks():
+    import gguf
+
+    rng = np.random.default_rng(5)
+
+    def halves(n):
+        return rng.normal(0, 0.05, n).astype("<f2").view(np.uint8).reshape(n, 2)
+
+    index, raw_all, values_all = [], [], []
+    for name in ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "F16", "BF16"]:
+        kind = gguf.GGMLQuantizationType[name]
+        elements, size = gguf.GGML_QUANT_SIZES[kind]
+        n = 512 // elements if elements > 1 else 64
+        raw = rng.integers(0, 256, (n, size), dtype=np.uint8)
+        if name == "Q6_K":
+            raw[:, 208:210] = halves(n)
+        elif name == "F16":
+            raw = halves(n)
+        elif name == "BF16":
+            raw = (rng.normal(0, 1, n).astype("<f4").view("<u4") >> 16).astype("<u2").view(np.uint8).reshape(n, 2)
+        else:
+            raw[:, 0:2] = halves(n)
+            if name in ("Q4_1", "Q5_1", "Q4_K", "Q5_K"):
+                raw[:, 2:4] = halves(n)
+        values = gguf.quants.dequantize(raw.reshape(1, -1), kind).astype("<f4").ravel()
+        index.append({"format": name, "bytes": int(raw.size), "values": int(values.size)})
+        raw_all.append(raw.tobytes())
+        values_all.append(values.tobytes())
+    folder = HERE / "blocks"
+    folder.mkdir(exist_ok=True)
+    (folder / "blocks.bin").write_bytes(b"".join(raw_all))
+    (folder / "values.f32").write_bytes(b"".join(values_all))
+    (folder / "index.json").write_text(json.dumps(index) + "\n")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# SmolLM2 out of its GGUF: a reader of its own, as an independent second opinion on ours.
+
+
+def read_gguf(path):
+    data = memoryview(Path(path).read_bytes())
+    at = 0
+
+    def take(fmt):
+        nonlocal at
+        value = struct.unpack_from("<" + fmt, data, at)[0]
+        at += struct.calcsize("<" + fmt)
+        return value
+
+    def text():
+        nonlocal at
+        n = take("Q")
+        at += n
+        return bytes(data[at - n:at]).decode("utf-8")
+
+    scalar = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+
+    def value(kind):
+        if kind == 8:
+            return text()
+        if kind == 9:
+            inner, n = take("I"), take("Q")
+            return [value(inner) for _ in range(n)]
+        return take(scalar[kind])
+
+    assert bytes(data[:4]) == b"GGUF"
+    at = 4
+    assert take("I") == 3
+    n_tensors, n_keys = take("Q"), take("Q")
+    meta = {}
+    for _ in range(n_keys):
+        key = text()
+        meta[key] = value(take("I"))
+    infos = []
+    for _ in range(n_tensors):
+        name = text()
+        shape = [take("Q") for _ in range(take("I"))][::-1]
+        infos.append((name, shape, take("I"), take("Q")))
+    start = (at + 31) // 32 * 32
+    return meta, {name: (shape, kind, data[start + offset:]) for name, shape, kind, offset in infos}
+
+
+def decode(shape, kind, data):
+    n = int(np.prod(shape))
+    if kind == 0:
+        return np.frombuffer(data, "<f4", n).reshape(shape).copy()
+    if kind == 3:  # Q4_1
+        blocks = np.frombuffer(data, np.uint8, n // 32 * 20).reshape(-1, 20)
+        d = blocks[:, 0:2].copy().view("<f2").astype(np.float32)
+        m = blocks[:, 2:4].copy().view("<f2").astype(np.float32)
+        q = np.concatenate([blocks[:, 4:] & 15, blocks[:, 4:] >> 4], axis=1).astype(np.float32)
+        return (q * d + m).astype(np.float32).reshape(shape)
+    if kind == 8:  # Q8_0
+        blocks = np.frombuffer(data, np.uint8, n // 32 * 34).reshape(-1, 34)
+        d = blocks[:, 0:2].copy().view("<f2").astype(np.float32)
+        return (blocks[:, 2:].view(np.int8).astype(np.float32) * d).reshape(shape)
+    raise SystemExit(f"tensor type {kind}")
+
+
+def load_smollm2(path):
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    meta, tensors = read_gguf(path)
+    arch = {k.removeprefix("llama."): v for k, v in meta.items()}
+    heads, kv_heads = arch["attention.head_count"], arch["attention.head_count_kv"]
+    config = LlamaConfig(
+        vocab_size=len(meta["tokenizer.ggml.tokens"]), hidden_size=arch["embedding_length"],
+        intermediate_size=arch["feed_forward_length"], num_hidden_layers=arch["block_count"], num_attention_heads=heads,
+        num_key_value_heads=kv_heads, max_position_embeddings=arch["context_length"],
+        rms_norm_eps=arch["attention.layer_norm_rms_epsilon"], tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": arch["rope.freq_base"]})
+    model = LlamaForCausalLM(config).float().eval()
+    names = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+             "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+             "ffn_down": "mlp.down_proj", "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+    state = {}
+    for name, (shape, kind, data) in tensors.items():
+        w = decode(shape, kind, data)
+        if name == "token_embd.weight":
+            state["model.embed_tokens.weight"] = w
+            state["lm_head.weight"] = w
+        elif name == "output_norm.weight":
+            state["model.norm.weight"] = w
+        else:
+            _, layer, part, _ = name.split(".")
+            if part in ("attn_q", "attn_k"):  # rotary pairs side by side -> halves
+                n = heads if part == "attn_q" else kv_heads
+                w = w.reshape(n, shape[0] // n // 2, 2, shape[1]).swapaxes(1, 2).reshape(shape)
+            state[f"model.layers.{layer}.{names[part]}.weight"] = w
+    model.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, strict=True)
+    return meta, model
+
+
+def tokenizer_of(meta):
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    vocab = {t: i for i, t in enumerate(meta["tokenizer.ggml.tokens"])}
+    merges = [tuple(m.split(" ")) for m in meta["tokenizer.ggml.merges"]]
+    tok = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    tok.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
+    tok.decoder = decoders.ByteLevel()
+    special = [t for t, kind in zip(meta["tokenizer.ggml.tokens"], meta["tokenizer.ggml.token_type"]) if kind == 3]
+    tok.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
+    return tok
+
+
+PROMPTS = {
+    "question": "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+                "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n",
+    "prose": "The harbour was quiet in the early morning. A few boats rocked against the wooden piers, and the gulls that "
+             "had shouted all night had finally gone to sleep. Down by the water",
+    "code": "def fibonacci(n):\n    \"\"\"Return the n-th Fibonacci number.\"\"\"\n    if n < 2:\n        return n\n    a, b = 0, 1\n",
+}
+
+
+def make_smollm2(path):
+    import torch
+
+    meta, model = load_smollm2(path)
+    tok = tokenizer_of(meta)
+    folder = HERE / "smollm2"
+    folder.mkdir(exist_ok=True)
+    probe = np.unique(np.concatenate([np.arange(0, 49152, 193), [49151]])).tolist()
+    cases, values, values64 = [], [], []
+    # The same network in fp64 (but for transformers' RMSNorm and rotary angles, which are always fp32) shows how far its
+    # fp32 run is from its own mathematics: further, on logits of 40, than 2e-5.
+    model64 = copy.deepcopy(model).double()
+    for name, text in PROMPTS.items():
+        ids = tok.encode(text, add_special_tokens=False).ids
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0]
+            logits64 = model64(torch.tensor([ids])).logits[0]
+        tokens, margin = greedy(model, ids, 64)
+        positions = sorted({0, len(ids) // 2, len(ids) - 1})
+        for position in positions:
+            # Full-vocabulary checks stay small: a fixed comb over the vocabulary and the 32 largest.
+            row = logits[position]
+            top = torch.topk(row, 32).indices.tolist()
+            values.append(np.concatenate([row[probe].numpy(), row[top].numpy()]).astype("<f4"))
+            values64.append(np.concatenate([logits64[position][probe].numpy(), logits64[position][top].numpy()]).astype("<f8"))
+            cases.append({"prompt": name, "position": position, "top": top})
+        print(name, len(ids), "tokens, margin", margin, repr(tok.decode(tokens)))
+        PROMPTS[name] = {"ids": ids, "greedy": tokens, "min_margin": margin}
+    (folder / "logits.f32").write_bytes(np.concatenate(values).tobytes())
+    (folder / "logits.f64").write_bytes(np.concatenate(values64).tobytes())
+    # Text for teacher-forced comparisons of `fast` with `exact`: written by the model itself in three voices, so that it
+    # lies in its domain, after openings of ours; sampled at temperature 1, so that it is not what greedy would say.
+    torch.manual_seed(7)
+    text_ids = []
+    for opening in ["The history of bridges begins", "import json\n\n\ndef load(path):\n", "Dear Anna,\n\nyesterday we"]:
+        ids = tok.encode(opening, add_special_tokens=False).ids
+        with torch.no_grad():
+            out = model.generate(torch.tensor([[meta["tokenizer.ggml.bos_token_id"], *ids]]), max_new_tokens=480, do_sample=True, temperature=1.0,
+                                 top_k=0, eos_token_id=-1, pad_token_id=0)
+        text_ids.append(out[0].tolist())
+        print(repr(tok.decode(text_ids[-1])[:200]))
+    with torch.no_grad():
+        nll = [float(torch.nn.functional.cross_entropy(model(torch.tensor([t])).logits[0, :-1].double(), torch.tensor(t[1:]), reduction="sum"))
+               for t in text_ids]
+    expected = {"prompts": PROMPTS, "probe": probe, "cases": cases, "texts": text_ids, "texts_nll": nll}
+    (folder / "expected.json").write_text(json.dumps(expected) + "\n")
+
+
+def make_manifest():
+    lines = []
+    for path in sorted(HERE.rglob("*")):
+        if path.is_file() and path.name not in ("manifest.sha256", Path(__file__).name):
+            lines.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(HERE).as_posix()}")
+    (HERE / "manifest.sha256").write_text("\n".join(lines) + "\n")
+    print(len(lines), "files", sum(p.stat().st_size for p in HERE.rglob("*") if p.is_file()), "bytes")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] != ["manifest"]:
+        import torch
+
+        torch.set_num_threads(1)  # one order of additions, and no spinning on shared cores
+    if sys.argv[1:] == ["tiny"]:
+        make_tiny()
+    elif sys.argv[1:] == ["blocks"]:
+        make_blocks()
+    elif len(sys.argv) == 3 and sys.argv[1] == "smollm2":
+        make_smollm2(sys.argv[2])
+    elif sys.argv[1:] == ["manifest"]:
+        make_manifest()
+    else:
+        raise SystemExit(__doc__)
