@@ -1,0 +1,30 @@
+# The CUDA side: the operations as a static library, their tests and benchmarks. Included by CMakeLists.txt when
+# SLUICE_CUDA is ON, and by cuda/CMakeLists.txt, which builds it alone. Needs nvcc 13.0 or later, no GPU.
+#   CMAKE_CUDA_ARCHITECTURES   90a by default (H100, H200)
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 90a)
+endif()
+enable_language(CUDA)
+# -std=c++20 is given by hand: CMake 3.25 knows no C++20 flag for every nvcc that has it.
+find_package(CUDAToolkit 13.0 REQUIRED)
+set(SLUICE_NATIVE_DIR "${CMAKE_CURRENT_LIST_DIR}")
+
+file(GLOB SLUICE_CUDA_SOURCES CONFIGURE_DEPENDS
+  "${SLUICE_NATIVE_DIR}/src/ops/cuda/*.cu" "${SLUICE_NATIVE_DIR}/src/ops/cuda/*.cc")
+add_library(sluice_cuda_ops STATIC ${SLUICE_CUDA_SOURCES})
+target_include_directories(sluice_cuda_ops PUBLIC "${SLUICE_NATIVE_DIR}/src")
+target_link_libraries(sluice_cuda_ops PUBLIC CUDA::cudart_static)
+target_compile_options(sluice_cuda_ops PUBLIC "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr>")
+set_target_properties(sluice_cuda_ops PROPERTIES
+  CXX_STANDARD 20 POSITION_INDEPENDENT_CODE ON CUDA_RUNTIME_LIBRARY Static)
+
+# A program a file; they are plain executables that exit with 0 when all is well.
+file(GLOB SLUICE_CUDA_PROGRAMS CONFIGURE_DEPENDS
+  "${SLUICE_NATIVE_DIR}/tests/cuda/test_*.cu" "${SLUICE_NATIVE_DIR}/../bench/gpu/*.cu")
+foreach(source ${SLUICE_CUDA_PROGRAMS})
+  get_filename_component(name "${source}" NAME_WE)
+  add_executable(${name} "${source}")
+  target_include_directories(${name} PRIVATE "${SLUICE_NATIVE_DIR}/tests/cuda" "${SLUICE_NATIVE_DIR}/../bench/gpu")
+  target_link_libraries(${name} PRIVATE sluice_cuda_ops)
+  set_target_properties(${name} PROPERTIES CUDA_RUNTIME_LIBRARY Static)
+endforeach()
