@@ -5,7 +5,8 @@ if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
   set(CMAKE_CUDA_ARCHITECTURES 90a)
 endif()
 enable_language(CUDA)
-# -std=c++20 is given by hand: CMake 3.25 knows no C++20 flag for every nvcc that has it.
+# -std=c++20 is given by hand: CMake 3.25 knows no C++20 flag for every nvcc that has it, so it must not insist on one.
+set(CMAKE_CUDA_STANDARD_REQUIRED OFF)
 find_package(CUDAToolkit 13.0 REQUIRED)
 set(SLUICE_NATIVE_DIR "${CMAKE_CURRENT_LIST_DIR}")
 
@@ -21,10 +22,13 @@ set_target_properties(sluice_cuda_ops PROPERTIES
 # A program a file; they are plain executables that exit with 0 when all is well.
 file(GLOB SLUICE_CUDA_PROGRAMS CONFIGURE_DEPENDS
   "${SLUICE_NATIVE_DIR}/tests/cuda/test_*.cu" "${SLUICE_NATIVE_DIR}/../bench/gpu/*.cu")
+# Everything that needs nvcc, under one name.
+add_custom_target(sluice_cuda DEPENDS sluice_cuda_ops)
 foreach(source ${SLUICE_CUDA_PROGRAMS})
   get_filename_component(name "${source}" NAME_WE)
   add_executable(${name} "${source}")
   target_include_directories(${name} PRIVATE "${SLUICE_NATIVE_DIR}/tests/cuda" "${SLUICE_NATIVE_DIR}/../bench/gpu")
   target_link_libraries(${name} PRIVATE sluice_cuda_ops)
   set_target_properties(${name} PROPERTIES CUDA_RUNTIME_LIBRARY Static)
+  add_dependencies(sluice_cuda ${name})
 endforeach()

@@ -37,7 +37,7 @@ const kinds = {
   release: { folder: "build", flags: [] },
   debug: { folder: "build-debug", flags: ["-DCMAKE_BUILD_TYPE=Debug"] },
   sanitize: { folder: "build-sanitize", flags: ["-DSLUICE_SANITIZE=ON", "-DSLUICE_ADDONS=OFF"] },
-  cuda: { folder: "build-cuda", flags: ["-DSLUICE_CUDA=ON"] },
+  cuda: { folder: "build-cuda", flags: ["-DSLUICE_CUDA=ON"], more: ["sluice_cuda"] },
 };
 
 /** Says at once everything that is missing, with the names of the Debian packages. */
@@ -62,7 +62,7 @@ function sourceFiles(withTests) {
       if (top && skip(entry.name)) continue;
       const path = join(folder, entry.name);
       if (entry.isDirectory()) walk(path, false);
-      else if (/\.(cc|cpp|h|hpp|cu|cuh|cmake|inc)$|CMakeLists\.txt$/.test(entry.name)) files.push(path);
+      else if (/\.(cc|cpp|h|hpp|inl|cu|cuh|cmake)$|CMakeLists\.txt$/.test(entry.name)) files.push(path);
     }
   };
   walk(native, true);
@@ -172,7 +172,8 @@ export async function buildNative(options = {}) {
   const source = await fetchXgrammar(root);
   const archive = await xgrammarArchive(source);
   const flags = [`-DSLUICE_XGRAMMAR_SOURCE=${source}`, `-DSLUICE_XGRAMMAR_ARCHIVE=${archive}`, ...kinds[kind].flags];
-  await cmake(folder, flags, all ? [] : ADDONS.map((name) => name.replace(/\.node$/, "")), "native engine");
+  const targets = [...ADDONS.map((name) => name.replace(/\.node$/, "")), ...(kinds[kind].more ?? [])];
+  await cmake(folder, flags, all ? [] : targets, "native engine");
   if (kind !== "sanitize") {
     copyAll(folder, kept, ADDONS);
     writeFileSync(join(folder, ".sluice-addons"), addonHash);

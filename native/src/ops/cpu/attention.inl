@@ -5,7 +5,7 @@
 template <int kQ>
 SLUICE_INLINE void score_block(const uint16_t* k, const float* const* q, int head_dim, float scale, float* scores) {
   F32x16 acc[kQ];
-  for (int i = 0; i < kQ; ++i) acc[i] = F32x16{};
+  for (int i = 0; i < kQ; ++i) acc[i] = zero();
   for (int d = 0; d < head_dim; ++d) {
     const F32x16 keys = load_half(k + d * kBlockTokens);
     for (int i = 0; i < kQ; ++i) acc[i] += keys * q[i][d];
@@ -18,7 +18,7 @@ template <int kQ, int kV>
 SLUICE_INLINE void weigh_values(const AttentionSplit& w, int q0, int c, int first_key, int last_key) {
   F32x16 acc[kQ][kV];
   for (int i = 0; i < kQ; ++i) {
-    for (int j = 0; j < kV; ++j) acc[i][j] = F32x16{};
+    for (int j = 0; j < kV; ++j) acc[i][j] = zero();
   }
   for (int key = first_key; key < last_key; ++key) {
     const auto* v = static_cast<const uint16_t*>(w.v_blocks[key / kBlockTokens]) + (key % kBlockTokens) * w.head_dim + c;
@@ -47,18 +47,19 @@ SLUICE_INLINE void attend(const AttentionSplit& w, int q0) {
   for (int b = first_block; b < last_block; ++b) {
     score_block<kQ>(static_cast<const uint16_t*>(w.k_blocks[b]), w.q + q0, w.head_dim, w.scale, scores + b * kBlockTokens);
   }
-  const F32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  static constexpr float kLaneNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const F32x16 lane = load(kLaneNumbers);
   for (int i = 0; i < kQ; ++i) {
     float* s = scores + static_cast<int64_t>(i) * kSplitTokens;
     const int begin = w.key_begin[q0 + i], end = w.key_end[q0 + i];
     float largest = -__builtin_inff();
     for (int key = begin; key < end; ++key) largest = s[key] > largest ? s[key] : largest;
-    F32x16 total{};
+    F32x16 total = zero();
     for (int b = first_block; b < last_block; ++b) {
       const F32x16 key = lane + static_cast<float>(b * kBlockTokens);
       const F32x16 p = exp16(load(s + b * kBlockTokens) - largest);
       // Keys this query must not see hold what other tokens wrote, or nothing yet: their weight is a plain zero.
-      const F32x16 seen = (key >= static_cast<float>(begin)) & (key < static_cast<float>(end)) ? p : F32x16{};
+      const F32x16 seen = inside(p, key, static_cast<float>(begin), static_cast<float>(end));
       store(s + b * kBlockTokens, seen);
       total += seen;
     }

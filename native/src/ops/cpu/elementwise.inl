@@ -1,12 +1,14 @@
 // Everything that touches each activation once.
 
 // Adding 1.5 * 2^23 rounds to nearest even and leaves the integer in the low bits; |v| < 2^22.
-SLUICE_INLINE I32x16 round_to_int(F32x16 v) { return reinterpret_cast<I32x16>(v + 12582912.0f) - 0x4B400000; }
+SLUICE_INLINE I32x16 round_to_int(F32x16 v) { return bits_of(v + 12582912.0f) - 0x4B400000; }
 
 SLUICE_INLINE void store_bytes(int8_t* out, I32x16 v) {
-  typedef int8_t I8x16 __attribute__((vector_size(16)));
-  const I8x16 bytes = __builtin_convertvector(v, I8x16);
-  __builtin_memcpy(out, &bytes, 16);
+  typedef int8_t BPart __attribute__((vector_size(kPartLanes)));
+  SLUICE_EACH {
+    const BPart bytes = __builtin_convertvector(v.part[part], BPart);
+    __builtin_memcpy(out + part * kPartLanes, &bytes, kPartLanes);
+  }
 }
 
 void quantize(const float* x, int cols, int token, const QuantActivations& out) {
@@ -20,10 +22,8 @@ void quantize(const float* x, int cols, int token, const QuantActivations& out) 
       in = tail;
     }
     const F32x16 v0 = load(in), v1 = load(in + 16);
-    const F32x16 a0 = v0 < 0 ? -v0 : v0, a1 = v1 < 0 ? -v1 : v1;
-    const F32x16 a = a0 > a1 ? a0 : a1;
     float lanes[16];
-    __builtin_memcpy(lanes, &a, 64);
+    store(lanes, maximum(maximum(v0, zero() - v0), maximum(v1, zero() - v1)));
     for (int width = 8; width > 0; width /= 2) {
       for (int i = 0; i < width; ++i) lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
     }
@@ -56,7 +56,7 @@ void quantize(const float* x, int cols, int token, const QuantActivations& out) 
 }
 
 void rmsnorm(float* residual, const float* delta, const float* weight, int width, float eps, float* out) {
-  F32x16 lanes{};
+  F32x16 lanes = zero();
   float rest = 0;
   int i = 0;
   for (; i + 16 <= width; i += 16) {
@@ -81,7 +81,7 @@ void swiglu(const float* gate, const float* up, int n, float* out) {
   int i = 0;
   for (; i + 16 <= n; i += 16) {
     const F32x16 g = load(gate + i);
-    store(out + i, g / (exp16(-g) + 1.0f) * load(up + i));
+    store(out + i, g / (exp16(zero() - g) + 1.0f) * load(up + i));
   }
   if (i < n) {
     float g[16] = {}, u[16] = {};
@@ -90,7 +90,7 @@ void swiglu(const float* gate, const float* up, int n, float* out) {
       u[j - i] = up[j];
     }
     const F32x16 gv = load(g);
-    const F32x16 r = gv / (exp16(-gv) + 1.0f) * load(u);
+    const F32x16 r = gv / (exp16(zero() - gv) + 1.0f) * load(u);
     for (int j = i; j < n; ++j) out[j] = r[j - i];
   }
 }

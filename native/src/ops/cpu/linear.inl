@@ -11,7 +11,7 @@ SLUICE_INLINE void panel_tile(const std::byte* panel, const QuantActivations& x,
   const auto* scales = reinterpret_cast<const uint16_t*>(panel);
   if constexpr (!kQ4) weights += q8_scale_bytes(n_blocks);
   F32x16 acc[kTile];
-  for (int t = 0; t < kTile; ++t) acc[t] = F32x16{};
+  for (int t = 0; t < kTile; ++t) acc[t] = zero();
   const int64_t blocks_before = static_cast<int64_t>(first) * n_blocks;
   const int8_t* high = x.high + blocks_before * kQuantBlock;
   const int8_t* low = x.low + blocks_before * kQuantBlock;
@@ -20,7 +20,7 @@ SLUICE_INLINE void panel_tile(const std::byte* panel, const QuantActivations& x,
   const int32_t* sum = x.sum + blocks_before;
   for (int b = 0; b < n_blocks; ++b) {
     PanelBlock block;
-    F32x16 dw, mw;
+    F32x16 dw = zero(), mw = zero();
     if constexpr (kTile == 1) {
       // A decode step is one walk through all weights. The hardware's prefetchers stop at the end of a page, so each page
       // would begin with a wait: ask for what comes 4 KiB later.
@@ -43,7 +43,7 @@ SLUICE_INLINE void panel_tile(const std::byte* panel, const QuantActivations& x,
       const int64_t at = static_cast<int64_t>(t) * n_blocks + b;
       I32x16 products = dot<kQ4>(block, high + at * kQuantBlock);
       if constexpr (kWide) products = products * kWideBase + dot<kQ4>(block, low + at * kQuantBlock);
-      if constexpr (!kQ4 && kDotKeepsOffset) products -= 128 * sum[at];
+      if constexpr (!kQ4 && kDotKeepsOffset) products = products - 128 * sum[at];
       acc[t] = fma(to_float(products), dw * d[at], acc[t]);
       if constexpr (kQ4) acc[t] = fma(mw, splat(d_sum[at]), acc[t]);
     }
@@ -93,21 +93,25 @@ void panel_quant(const std::byte* panel, const QuantActivations& x, int first, i
 template <int kTile>
 SLUICE_INLINE void panel_f32_tile(const float* panel, const float* x, int64_t x_stride, int cols, const float* bias,
                                   float* y, int64_t y_stride, int valid) {
-  F64x8 acc[kTile][2];
-  for (int t = 0; t < kTile; ++t) acc[t][0] = acc[t][1] = F64x8{};
+  constexpr int kDParts = 2 * kParts;
+  constexpr int kDLanes = kPartLanes / 2;
+  DPart acc[kTile][kDParts];
+  for (int t = 0; t < kTile; ++t) {
+    for (int i = 0; i < kDParts; ++i) acc[t][i] = DPart{};
+  }
   for (int k = 0; k < cols; ++k) {
     const float* w = panel + static_cast<int64_t>(k) * kLanes;
-    const F64x8 w0 = __builtin_convertvector(*reinterpret_cast<const F32x8u*>(w), F64x8);
-    const F64x8 w1 = __builtin_convertvector(*reinterpret_cast<const F32x8u*>(w + 8), F64x8);
+    DPart wide[kDParts];
+    for (int i = 0; i < kDParts; ++i) wide[i] = __builtin_convertvector(*reinterpret_cast<const FHalfu*>(w + i * kDLanes), DPart);
     for (int t = 0; t < kTile; ++t) {
       const double xk = x[t * x_stride + k];
-      acc[t][0] += w0 * xk;
-      acc[t][1] += w1 * xk;
+      for (int i = 0; i < kDParts; ++i) acc[t][i] += wide[i] * xk;
     }
   }
   for (int t = 0; t < kTile; ++t) {
     for (int i = 0; i < valid; ++i) {
-      y[t * y_stride + i] = static_cast<float>(acc[t][i / 8][i % 8] + (bias != nullptr ? static_cast<double>(bias[i]) : 0.0));
+      const double sum = acc[t][i / kDLanes][i % kDLanes] + (bias != nullptr ? static_cast<double>(bias[i]) : 0.0);
+      y[t * y_stride + i] = static_cast<float>(sum);
     }
   }
 }

@@ -3,71 +3,122 @@
 // __AVX2__ and its like at the pragma). Everything else is written in GCC's vector extensions, which mean the same on
 // every target.
 
-typedef float F32x16 __attribute__((vector_size(64)));
-typedef int32_t I32x16 __attribute__((vector_size(64)));
-typedef uint8_t U8x64 __attribute__((vector_size(64)));
-typedef double F64x8 __attribute__((vector_size(64)));
-typedef float F32x8u __attribute__((vector_size(32), aligned(4), may_alias));
-typedef float F32x16u __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint8_t U8x64u __attribute__((vector_size(64), aligned(1), may_alias));
-
 #define SLUICE_INLINE inline __attribute__((always_inline))
 
-SLUICE_INLINE F32x16 load(const float* p) { return *reinterpret_cast<const F32x16u*>(p); }
-SLUICE_INLINE void store(float* p, F32x16 v) { *reinterpret_cast<F32x16u*>(p) = v; }
-SLUICE_INLINE F32x16 splat(float v) { return F32x16{} + v; }
-SLUICE_INLINE I32x16 splat_i(int32_t v) { return I32x16{} + v; }
-SLUICE_INLINE F32x16 to_float(I32x16 v) { return __builtin_convertvector(v, F32x16); }
+// Sixteen lanes as native vectors: one of 64 bytes, two of 32, or four of 16. (g++ takes 64-byte vectors on every target,
+// but pulls them apart lane by lane where the hardware has none.)
+#if SLUICE_SIMD == 512
+constexpr int kPartBytes = 64;
+#elif SLUICE_SIMD == 256
+constexpr int kPartBytes = 32;
+#else
+constexpr int kPartBytes = 16;
+#endif
+constexpr int kPartLanes = kPartBytes / 4;
+constexpr int kParts = 16 / kPartLanes;
+typedef float FPart __attribute__((vector_size(kPartBytes), may_alias));
+typedef int32_t IPart __attribute__((vector_size(kPartBytes), may_alias));
+typedef double DPart __attribute__((vector_size(kPartBytes)));
+typedef float FPartu __attribute__((vector_size(kPartBytes), aligned(4), may_alias));
+typedef float FHalfu __attribute__((vector_size(kPartBytes / 2), aligned(4), may_alias));
+
+struct I32x16 {
+  IPart part[kParts];
+};
+struct F32x16 {
+  FPart part[kParts];
+  SLUICE_INLINE float operator[](int lane) const { return part[lane / kPartLanes][lane % kPartLanes]; }
+};
+
+#define SLUICE_EACH for (int part = 0; part < kParts; ++part)
+#define SLUICE_OPERATOR(Vector, Scalar, op)                                                       \
+  SLUICE_INLINE Vector operator op(Vector a, Vector b) { SLUICE_EACH a.part[part] = a.part[part] op b.part[part]; return a; } \
+  SLUICE_INLINE Vector operator op(Vector a, Scalar b) { SLUICE_EACH a.part[part] = a.part[part] op b; return a; }            \
+  SLUICE_INLINE Vector& operator op##=(Vector& a, Vector b) { return a = a op b; }
+SLUICE_OPERATOR(F32x16, float, +)
+SLUICE_OPERATOR(F32x16, float, -)
+SLUICE_OPERATOR(F32x16, float, *)
+SLUICE_OPERATOR(F32x16, float, /)
+SLUICE_OPERATOR(I32x16, int32_t, +)
+SLUICE_OPERATOR(I32x16, int32_t, -)
+SLUICE_OPERATOR(I32x16, int32_t, *)
+#undef SLUICE_OPERATOR
+
+SLUICE_INLINE F32x16 load(const float* p) {
+  F32x16 out;
+  SLUICE_EACH out.part[part] = *reinterpret_cast<const FPartu*>(p + part * kPartLanes);
+  return out;
+}
+SLUICE_INLINE void store(float* p, F32x16 v) { SLUICE_EACH *reinterpret_cast<FPartu*>(p + part * kPartLanes) = v.part[part]; }
+SLUICE_INLINE F32x16 zero() {
+  F32x16 out;
+  SLUICE_EACH out.part[part] = FPart{};
+  return out;
+}
+SLUICE_INLINE F32x16 splat(float v) { return zero() + v; }
+SLUICE_INLINE F32x16 to_float(I32x16 v) {
+  F32x16 out;
+  SLUICE_EACH out.part[part] = __builtin_convertvector(v.part[part], FPart);
+  return out;
+}
+// The lanes' bits as integers, and back.
+SLUICE_INLINE I32x16 bits_of(F32x16 v) {
+  I32x16 out;
+  SLUICE_EACH out.part[part] = reinterpret_cast<IPart>(v.part[part]);
+  return out;
+}
+SLUICE_INLINE F32x16 floats_of(I32x16 v) {
+  F32x16 out;
+  SLUICE_EACH out.part[part] = reinterpret_cast<FPart>(v.part[part]);
+  return out;
+}
+SLUICE_INLINE F32x16 minimum(F32x16 a, F32x16 b) { SLUICE_EACH a.part[part] = a.part[part] < b.part[part] ? a.part[part] : b.part[part]; return a; }
+SLUICE_INLINE F32x16 maximum(F32x16 a, F32x16 b) { SLUICE_EACH a.part[part] = a.part[part] > b.part[part] ? a.part[part] : b.part[part]; return a; }
+// v where low <= at < high, else 0.
+SLUICE_INLINE F32x16 inside(F32x16 v, F32x16 at, float low, float high) {
+  SLUICE_EACH v.part[part] = (at.part[part] >= low) & (at.part[part] < high) ? v.part[part] : FPart{};
+  return v;
+}
 
 // a * b + c with one rounding.
 SLUICE_INLINE F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
 #if SLUICE_SIMD == 512
-  return reinterpret_cast<F32x16>(_mm512_fmadd_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
+  c.part[0] = reinterpret_cast<FPart>(_mm512_fmadd_ps(reinterpret_cast<__m512>(a.part[0]), reinterpret_cast<__m512>(b.part[0]), reinterpret_cast<__m512>(c.part[0])));
 #elif SLUICE_SIMD == 256
-  F32x16 out;
-  for (int half = 0; half < 2; ++half) {
-    __m256 av, bv, cv;
-    __builtin_memcpy(&av, reinterpret_cast<const char*>(&a) + 32 * half, 32);
-    __builtin_memcpy(&bv, reinterpret_cast<const char*>(&b) + 32 * half, 32);
-    __builtin_memcpy(&cv, reinterpret_cast<const char*>(&c) + 32 * half, 32);
-    const __m256 r = _mm256_fmadd_ps(av, bv, cv);
-    __builtin_memcpy(reinterpret_cast<char*>(&out) + 32 * half, &r, 32);
-  }
-  return out;
+  SLUICE_EACH c.part[part] = reinterpret_cast<FPart>(_mm256_fmadd_ps(reinterpret_cast<__m256>(a.part[part]), reinterpret_cast<__m256>(b.part[part]), reinterpret_cast<__m256>(c.part[part])));
 #else
-  F32x16 out;
-  for (int i = 0; i < 16; ++i) out[i] = __builtin_fmaf(a[i], b[i], c[i]);
-  return out;
+  SLUICE_EACH {
+    float lanes[kPartLanes], factors[kPartLanes], addends[kPartLanes];
+    __builtin_memcpy(lanes, &a.part[part], kPartBytes);
+    __builtin_memcpy(factors, &b.part[part], kPartBytes);
+    __builtin_memcpy(addends, &c.part[part], kPartBytes);
+    for (int i = 0; i < kPartLanes; ++i) lanes[i] = __builtin_fmaf(lanes[i], factors[i], addends[i]);
+    __builtin_memcpy(&c.part[part], lanes, kPartBytes);
+  }
 #endif
+  return c;
 }
 
 // 16 halves to floats.
 SLUICE_INLINE F32x16 load_half(const uint16_t* p) {
+  F32x16 out = zero();
 #if SLUICE_SIMD == 512
-  return reinterpret_cast<F32x16>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+  out.part[0] = reinterpret_cast<FPart>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
 #elif SLUICE_SIMD == 256
-  F32x16 out;
-  for (int half = 0; half < 2; ++half) {
-    const __m256 r = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8 * half)));
-    __builtin_memcpy(reinterpret_cast<char*>(&out) + 32 * half, &r, 32);
-  }
-  return out;
+  SLUICE_EACH out.part[part] = reinterpret_cast<FPart>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8 * part))));
 #else
-  F32x16 out;
-  for (int i = 0; i < 16; ++i) out[i] = half_to_float(p[i]);
-  return out;
+  SLUICE_EACH {
+    for (int i = 0; i < kPartLanes; ++i) out.part[part][i] = half_to_float(p[part * kPartLanes + i]);
+  }
 #endif
+  return out;
 }
 
 SLUICE_INLINE void store_half16(uint16_t* p, F32x16 v) {
 #if SLUICE_SIMD == 512
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(reinterpret_cast<__m512>(v.part[0]), _MM_FROUND_TO_NEAREST_INT));
 #elif SLUICE_SIMD == 256
-  for (int half = 0; half < 2; ++half) {
-    __m256 part;
-    __builtin_memcpy(&part, reinterpret_cast<const char*>(&v) + 32 * half, 32);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8 * half), _mm256_cvtps_ph(part, _MM_FROUND_TO_NEAREST_INT));
-  }
+  SLUICE_EACH _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8 * part), _mm256_cvtps_ph(reinterpret_cast<__m256>(v.part[part]), _MM_FROUND_TO_NEAREST_INT));
 #else
   for (int i = 0; i < 16; ++i) p[i] = float_to_half(v[i]);
 #endif
@@ -84,21 +135,35 @@ SLUICE_INLINE float sum_lanes(F32x16 v) {
 }
 
 // One block of 32 inputs x 16 outputs, unpacked for use with many tokens; dot() gives the 16 exact integer dot products
-// of its unsigned bytes with a token's 32 signed bytes.
+// of its unsigned bytes with a token's 32 signed bytes. w[j]: byte 4 r + c = input 4 j + c of output r.
 struct PanelBlock {
-  U8x64 w[8];  // w[j]: byte 4 r + c = input 4 j + c of output r
+#if SLUICE_SIMD == 512
+  __m512i w[8];
+#elif SLUICE_SIMD == 256
+  __m256i w[8][2];  // outputs 0..7, 8..15
+#else
+  uint8_t w[8][64];
+#endif
 };
 
 SLUICE_INLINE PanelBlock unpack_q4(const uint8_t* nibbles) {
   PanelBlock block;
   for (int j = 0; j < 4; ++j) {
-    const U8x64 packed = *reinterpret_cast<const U8x64u*>(nibbles + 64 * j);
-    block.w[2 * j] = packed & 15;
 #if SLUICE_SIMD == 512
-    // The bytewise shift of the vector extension is not seen as shift + mask.
-    block.w[2 * j + 1] = reinterpret_cast<U8x64>(_mm512_and_si512(_mm512_srli_epi16(reinterpret_cast<__m512i>(packed), 4), _mm512_set1_epi8(15)));
+    const __m512i packed = _mm512_loadu_si512(nibbles + 64 * j);
+    block.w[2 * j] = _mm512_and_si512(packed, _mm512_set1_epi8(15));
+    block.w[2 * j + 1] = _mm512_and_si512(_mm512_srli_epi16(packed, 4), _mm512_set1_epi8(15));
+#elif SLUICE_SIMD == 256
+    for (int half = 0; half < 2; ++half) {
+      const __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(nibbles + 64 * j + 32 * half));
+      block.w[2 * j][half] = _mm256_and_si256(packed, _mm256_set1_epi8(15));
+      block.w[2 * j + 1][half] = _mm256_and_si256(_mm256_srli_epi16(packed, 4), _mm256_set1_epi8(15));
+    }
 #else
-    block.w[2 * j + 1] = packed >> 4;
+    for (int i = 0; i < 64; ++i) {
+      block.w[2 * j][i] = nibbles[64 * j + i] & 15;
+      block.w[2 * j + 1][i] = nibbles[64 * j + i] >> 4;
+    }
 #endif
   }
   return block;
@@ -106,7 +171,15 @@ SLUICE_INLINE PanelBlock unpack_q4(const uint8_t* nibbles) {
 
 SLUICE_INLINE PanelBlock unpack_q8(const uint8_t* bytes) {
   PanelBlock block;
-  for (int j = 0; j < 8; ++j) block.w[j] = *reinterpret_cast<const U8x64u*>(bytes + 64 * j);
+  for (int j = 0; j < 8; ++j) {
+#if SLUICE_SIMD == 512
+    block.w[j] = _mm512_loadu_si512(bytes + 64 * j);
+#elif SLUICE_SIMD == 256
+    for (int half = 0; half < 2; ++half) block.w[j][half] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes + 64 * j + 32 * half));
+#else
+    __builtin_memcpy(block.w[j], bytes + 64 * j, 64);
+#endif
+  }
   return block;
 }
 
@@ -120,10 +193,10 @@ SLUICE_INLINE I32x16 dot(const PanelBlock& block, const int8_t* x) {
     int32_t x0, x1;
     __builtin_memcpy(&x0, x + 4 * j, 4);
     __builtin_memcpy(&x1, x + 4 * j + 4, 4);
-    a = _mm512_dpbusd_epi32(a, reinterpret_cast<__m512i>(block.w[j]), _mm512_set1_epi32(x0));
-    b = _mm512_dpbusd_epi32(b, reinterpret_cast<__m512i>(block.w[j + 1]), _mm512_set1_epi32(x1));
+    a = _mm512_dpbusd_epi32(a, block.w[j], _mm512_set1_epi32(x0));
+    b = _mm512_dpbusd_epi32(b, block.w[j + 1], _mm512_set1_epi32(x1));
   }
-  return reinterpret_cast<I32x16>(_mm512_add_epi32(a, b));
+  return {{reinterpret_cast<IPart>(_mm512_add_epi32(a, b))}};
 #elif SLUICE_SIMD == 256
   I32x16 out;
   const __m256i ones = _mm256_set1_epi16(1);
@@ -133,8 +206,7 @@ SLUICE_INLINE I32x16 dot(const PanelBlock& block, const int8_t* x) {
       int32_t xj;
       __builtin_memcpy(&xj, x + 4 * j, 4);
       const __m256i xv = _mm256_set1_epi32(xj);
-      __m256i w;
-      __builtin_memcpy(&w, reinterpret_cast<const char*>(&block.w[j]) + 32 * half, 32);
+      const __m256i w = block.w[j][half];
       if constexpr (kSmall) {
         sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, xv));
       } else {
@@ -145,11 +217,11 @@ SLUICE_INLINE I32x16 dot(const PanelBlock& block, const int8_t* x) {
       }
     }
     if constexpr (kSmall) sum = _mm256_madd_epi16(sum, ones);
-    __builtin_memcpy(reinterpret_cast<char*>(&out) + 32 * half, &sum, 32);
+    out.part[half] = reinterpret_cast<IPart>(sum);
   }
   return out;
 #else
-  I32x16 out{};
+  I32x16 out = bits_of(zero());
   for (int r = 0; r < 16; ++r) {
     int32_t sum = 0;
     for (int j = 0; j < 8; ++j) {
@@ -158,7 +230,7 @@ SLUICE_INLINE I32x16 dot(const PanelBlock& block, const int8_t* x) {
         sum += (kSmall ? w : w - 128) * x[4 * j + c];
       }
     }
-    out[r] = sum;
+    out.part[r / kPartLanes][r % kPartLanes] = sum;
   }
   return out;
 #endif
@@ -174,9 +246,7 @@ constexpr bool kDotKeepsOffset = false;
 // e^x for x <= 88, relative error below 2 ulp: 2^n e^r with |r| <= ln(2) / 2 and a polynomial in r (coefficients after
 // Cephes' expf, S. Moshier). Below -87 the result is the smallest such power, not 0.
 SLUICE_INLINE F32x16 exp16(F32x16 x) {
-  const F32x16 low = splat(-87.0f), high = splat(88.0f);
-  x = x < low ? low : x;
-  x = x > high ? high : x;
+  x = minimum(maximum(x, splat(-87.0f)), splat(88.0f));
   const F32x16 magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer, in the low bits
   const F32x16 shifted = x * 1.44269504f + magic;
   const F32x16 n = shifted - magic;
@@ -189,6 +259,7 @@ SLUICE_INLINE F32x16 exp16(F32x16 x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = (p * r) * r + r + 1.0f;
-  const I32x16 exponent = (reinterpret_cast<I32x16>(shifted) - 0x4B400000 + 127) << 23;
-  return p * reinterpret_cast<F32x16>(exponent);
+  I32x16 exponent = bits_of(shifted) - 0x4B400000 + 127;
+  SLUICE_EACH exponent.part[part] <<= 23;
+  return p * floats_of(exponent);
 }
