@@ -37,6 +37,13 @@ const breaker = z.strictObject({
   probeAfter: duration.prefault("10s"),
 });
 
+const resume = z.strictObject({
+  /** How long an answer that broke waits for a backend that can go on with it. */
+  wait: duration.prefault("10s"),
+  /** Breaks that one choice outlives; 0 = an answer that breaks ends with an error. */
+  breaks: z.int().min(0).max(1000).default(8),
+});
+
 /** Engines beyond `daemon` join this list when their adapter does. */
 export const backendKinds = ["daemon", "openai"] as const;
 
@@ -109,6 +116,8 @@ const model = z.strictObject({
   maxTokens: z.int().min(1).optional(),
   /** Prefixes are shared inside a tenant, or by all tenants of the model. */
   cacheSharing: z.enum(["tenant", "model"]).default("tenant"),
+  /** What becomes of an answer whose backend breaks off after a part of it was sent. */
+  resume: resume.prefault({}),
 });
 
 const tenant = z.strictObject({
@@ -161,7 +170,8 @@ export const configSchema = z
     grammar: z
       .strictObject({
         engine: z.enum(["xgrammar"]).default("xgrammar"),
-        propertyOrder: z.enum(["schema", "any"]).default("schema"),
+        /** The XGrammar engine writes members in the order of the schema only. */
+        propertyOrder: z.enum(["schema"]).default("schema"),
       })
       .prefault({}),
     compat: z.strictObject({ unknownFields: z.enum(["refuse", "ignore"]).default("refuse") }).prefault({}),

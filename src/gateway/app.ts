@@ -70,6 +70,7 @@ async function generate<Body>(gateway: Gateway, c: Context, api: Api<Body>): Pro
       trace,
       observe: {
         firstToken: () => metrics.firstToken.observe({ model: model.name }, (platform.clock.now() - receivedAt) / 1000),
+        retried: (resumed) => metrics.retried.inc({ model: model.name, when: resumed ? "resumed" : "unseen" }),
         tokens: (ms, count) => metrics.interToken.observe({ model: model.name }, ms / 1000 / count),
       },
     }).then((outcome) => {

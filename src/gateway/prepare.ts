@@ -77,7 +77,8 @@ export async function prepare(input: PrepareInput): Promise<readonly PreparedReq
     stop: call.stop,
     grammar,
     logprobs: call.logprobs,
-    text: { kind: call.api, body: call.body },
+    text: { kind: call.api, body: call.body, ...(prompts.length > 1 && { promptIndex: index }) },
+    held: !call.stream,
     traceparent: input.traceparent,
   }));
 }

@@ -1,9 +1,10 @@
-import type { Usage } from "../backends/backend.ts";
+import type { TextEvent, Usage } from "../backends/backend.ts";
 import { asSluiceError, SluiceError, unavailable } from "../errors.ts";
 import type { RequestTrace } from "../telemetry/spans.ts";
-import { ChoiceReader } from "./answer/choice.ts";
+import { ChoiceReader, type Delta } from "./answer/choice.ts";
 import type { Answer } from "./answer/streamed.ts";
 import { DispatchSpans } from "./answer/spans.ts";
+import type { AnswerFinish } from "./api/answer.ts";
 import type { Clock } from "../clock.ts";
 import { callerLeft } from "./platform/platform.ts";
 import type { Dispatcher } from "./dispatch/dispatch.ts";
@@ -32,6 +33,8 @@ export interface RelayObserver {
   firstToken(): void;
   /** `count` tokens of one choice came `ms` after those before. */
   tokens(ms: number, count: number): void;
+  /** Another attempt takes a choice on; `resumed`: a part of it had come before. */
+  retried(resumed: boolean): void;
 }
 
 /** Why a generation was cancelled when nothing is wrong. */
@@ -47,6 +50,8 @@ const brokenOff = (): SluiceError =>
 
 interface ChoiceTally {
   usage: Usage;
+  /** What backends of text said, where they told no usage: it is counted when the choice is over. */
+  text: string;
   finish: Outcome["finish"] | undefined;
 }
 
@@ -72,6 +77,7 @@ class Relay {
         cancel: new AbortController(),
         tally: {
           usage: { promptTokens: request.promptIds.length, cachedTokens: 0, completionTokens: 0 },
+          text: "",
           finish: undefined,
         },
       })),
@@ -117,9 +123,28 @@ class Relay {
     if (entry === undefined) return;
     const { request, choice, cancel, tally } = entry;
     const { answer, dispatcher, tokenizer, tools, clock, observe } = this.#input;
-    const reader = new ChoiceReader({ decoder: tokenizer.decoder(), stop: request.stop, tools });
+    const open = () => new ChoiceReader({ decoder: tokenizer.decoder(), stop: request.stop, tools });
+    let reader = open();
     const spans = new DispatchSpans(this.#input.trace);
     let lastAt = clock.now();
+    let begun = false;
+    let attempts = 0;
+    const came = (tokens: number) => {
+      const now = clock.now();
+      if (begun) observe.tokens(now - lastAt, tokens);
+      else this.#first(now, spans);
+      begun = true;
+      lastAt = now;
+    };
+    /** True when a stop string ended the choice. */
+    const show = (delta: Delta): boolean => {
+      answer.delta(index, delta);
+      if (!delta.stopped) return false;
+      this.#finish(index, "stop");
+      // Before leaving the loop: the backend should hear of it now, not after the iterator's own clean-up.
+      cancel.abort(stopFound);
+      return true;
+    };
     try {
       cancel.signal.throwIfAborted();
       for await (const event of dispatcher.dispatch(request, choice, cancel.signal)) {
@@ -128,6 +153,7 @@ class Relay {
         switch (event.type) {
           case "attempt":
             spans.attempt(event);
+            if (attempts++ > 0) observe.retried(begun);
             answer.from(event.pool, event.upstreamModel);
             break;
           case "accepted":
@@ -136,25 +162,28 @@ class Relay {
             break;
           case "progress":
             break;
-          case "tokens": {
-            const now = clock.now();
-            if (tally.usage.completionTokens > 0) observe.tokens(now - lastAt, event.ids.length);
-            else if (event.ids.length > 0) this.#first(now, spans);
-            lastAt = now;
-            count(tally, event.ids.length);
-            const delta = reader.push(event.ids, event.logprobs);
-            answer.delta(index, delta);
-            if (delta.stopped) {
-              this.#finish(index, "stop");
-              // Before leaving the loop: the backend should hear of it now, not after the iterator's own clean-up.
-              cancel.abort(stopFound);
-              return;
-            }
+          case "restart":
+            reader = open();
+            answer.restart(index);
+            tally.usage = { ...tally.usage, cachedTokens: 0, completionTokens: 0 };
+            tally.text = "";
             break;
-          }
+          case "tokens":
+            if (event.ids.length > 0) came(event.ids.length);
+            count(tally, event.ids.length);
+            if (show(reader.push(event.ids, event.logprobs))) return;
+            break;
+          case "text":
+            came(1);
+            tally.text += textOf(event);
+            if (show(reader.pushText(event))) return;
+            break;
           case "finish": {
-            tally.usage = event.usage;
-            const { delta, reason } = reader.finish(event.reason);
+            if (event.usage.estimated !== true) {
+              tally.usage = event.usage;
+              tally.text = "";
+            }
+            const { delta, reason } = reader.finish(event);
             answer.delta(index, delta);
             this.#finish(index, reason);
             spans.finish(event);
@@ -177,6 +206,7 @@ class Relay {
       spans.fail(cause.code);
       throw cause;
     } finally {
+      if (tally.text !== "") count(tally, tokenizer.encode(tally.text).length);
       spans.end();
     }
   }
@@ -188,7 +218,7 @@ class Relay {
     this.#input.observe.firstToken();
   }
 
-  #finish(index: number, reason: "stop" | "length" | "tool_calls"): void {
+  #finish(index: number, reason: AnswerFinish): void {
     const entry = this.#choices[index];
     if (entry !== undefined) entry.tally.finish = reason;
     this.#input.answer.finish(index, reason);
@@ -215,4 +245,9 @@ class Relay {
 
 function count(tally: ChoiceTally, tokens: number): void {
   tally.usage = { ...tally.usage, completionTokens: tally.usage.completionTokens + tokens };
+}
+
+/** All that was generated, as text. */
+function textOf({ delta, toolCalls = [], refusal = "", reasoning = "" }: TextEvent): string {
+  return reasoning + delta + refusal + toolCalls.map(({ name = "", arguments: text }) => name + text).join("");
 }

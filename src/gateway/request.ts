@@ -42,6 +42,8 @@ export interface PreparedRequest {
   readonly grammar: { readonly artifact: GrammarArtifact; readonly source: GrammarSource } | undefined;
   readonly logprobs: number | undefined;
   readonly text: TextForm;
+  /** The caller sees nothing before the end, so an answer that broke may begin anew on a backend that cannot go on with it. */
+  readonly held?: boolean | undefined;
   /** W3C trace context of this request's own span, handed on to the backend. */
   readonly traceparent?: string | undefined;
 }
@@ -76,12 +78,14 @@ export type DispatchEvent =
       readonly upstreamModel: string | undefined;
       readonly decision: RouteDecision;
     }
+  /** What came of this choice so far counts no more: it begins anew. Only where the request is `held`. */
+  | { readonly type: "restart" }
   | GenerationEvent;
 
 /** The value `relay` leaves for `settle`. */
 export interface Outcome {
   readonly usage: Usage;
-  readonly finish: FinishReason | "tool_calls" | "error" | "cancelled";
+  readonly finish: FinishReason | "tool_calls" | "content_filter" | "error" | "cancelled";
   /** Set when `finish` is `error` or `cancelled`. */
   readonly error: SluiceError | undefined;
   readonly firstTokenAt: number | undefined;

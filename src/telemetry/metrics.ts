@@ -16,6 +16,8 @@ export interface GatewayMetrics {
   readonly overhead: Histogram<"model">;
   readonly duration: Histogram<"model">;
   readonly tokens: Counter<"model" | "kind">;
+  /** Choices taken on by another attempt: before their first output, or behind a part of it. */
+  readonly retried: Counter<"model" | "when">;
 }
 
 /** Read when scraped. */
@@ -80,6 +82,12 @@ export function createGatewayMetrics(gauges: GatewayGauges): GatewayMetrics {
       name: "sluice_tokens_total",
       help: "Tokens: input, the part of it that was cached, output.",
       labelNames: ["model", "kind"],
+      registers,
+    }),
+    retried: new Counter({
+      name: "sluice_retried_total",
+      help: "Further attempts at an answer: before its first output, or resumed behind a part of it.",
+      labelNames: ["model", "when"],
       registers,
     }),
   };

@@ -14,8 +14,9 @@ export interface DaemonProcess {
 /** A daemon without a model: fast, and its step time is the test's to choose. */
 export const startHashDaemon = (args: readonly string[] = []) => start("../support/hash-daemon.ts", args);
 
-/** A daemon with the real engine, one thread. */
-export const startNativeDaemon = (model: string) => start("../support/native-daemon.ts", ["--model", model]);
+/** A daemon with the real engine, one thread, a step each `paceMs` where that is given; on the port of one that was killed it takes that one's place. */
+export const startNativeDaemon = (model: string, { port = 0, paceMs = 0 } = {}) =>
+  start("../support/native-daemon.ts", ["--model", model, "--port", `${port}`, "--pace-ms", `${paceMs}`]);
 
 /** Starts a daemon in a process of its own and resolves when it has produced a token and listens. */
 async function start(script: string, args: readonly string[]): Promise<DaemonProcess> {

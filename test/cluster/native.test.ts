@@ -127,36 +127,51 @@ describe("three daemons with the real model", () => {
     expect(tokensOf(alone)).toHaveLength(6);
   });
 
-  it("a daemon killed later: its callers see an error and none a clean end, the others go on", async () => {
+  it("a daemon killed later costs its callers nothing: drawn tokens, penalties and log probabilities go on as well", async () => {
     const { dispatcher, daemonOf } = await cluster();
-    const seen = subjects.map(() => ({ backend: "", tokens: 0, end: "" }));
+    const drawn = (subject: string, index: number) => {
+      const base = request(ask(subject), 32);
+      const sampling = {
+        ...base.sampling,
+        temperature: 0.9,
+        seed: 11 * index,
+        repetitionPenalty: 1.1,
+        presencePenalty: 0.3,
+      };
+      return index % 2 === 0 ? base : { ...base, sampling, logprobs: 2 };
+    };
+    const logprobsOf = (events: readonly DispatchEvent[]) =>
+      events.flatMap((event) => (event.type === "tokens" ? (event.logprobs ?? []) : []));
+    const seen = subjects.map(() => ({ backend: "", tokens: 0 }));
     let killed: Promise<void> | undefined;
     let victim = "";
-    await Promise.all(
+    const answers = await Promise.all(
       seen.map(async (state, index) => {
-        try {
-          for await (const event of dispatcher.dispatch(request(ask(subjects[index] ?? ""), 60), 0, never)) {
-            if (event.type === "attempt") state.backend = event.backend;
-            if (event.type === "tokens") state.tokens += event.ids.length;
-            if (event.type === "finish") state.end = "finish";
-            if (state.tokens === 3 && killed === undefined) {
-              victim = state.backend;
-              killed = daemonOf(victim).kill();
-            }
+        const events: DispatchEvent[] = [];
+        for await (const event of dispatcher.dispatch(drawn(subjects[index] ?? "", index), 0, never)) {
+          events.push(event);
+          if (event.type === "attempt") state.backend = event.backend;
+          if (event.type === "tokens") state.tokens += event.ids.length;
+          if (state.tokens === 3 + index && killed === undefined) {
+            victim = state.backend;
+            killed = daemonOf(victim).kill();
           }
-        } catch (error) {
-          state.end = error instanceof Error && "code" in error ? String(error.code) : "unknown";
         }
+        return events;
       }),
     );
     await killed;
-    const cut = seen.filter(({ end }) => end !== "finish");
-    expect(cut.length).toBeGreaterThan(0);
-    for (const { backend, end, tokens } of cut) {
-      expect([backend, end]).toEqual([victim, "backend_stream_broken"]);
-      expect(tokens).toBeGreaterThan(0);
+    expect(seen.every(({ backend }) => backend !== victim)).toBe(true);
+    expect(answers.some((events) => events.filter(({ type }) => type === "attempt").length > 1)).toBe(true);
+    for (const [index, events] of answers.entries()) {
+      const unbroken = await collect(dispatcher.dispatch(drawn(subjects[index] ?? "", index), 0, never));
+      expect(tokensOf(events)).toEqual(tokensOf(unbroken));
+      expect(logprobsOf(events)).toEqual(logprobsOf(unbroken));
+      expect(events.at(-1)).toMatchObject({ type: "finish", usage: { completionTokens: usageOf(unbroken) } });
     }
-    // Those of the victim that had no token yet were replaced and ended well.
-    for (const { backend, end } of seen) if (backend !== victim) expect(end).toBe("finish");
   });
 });
+
+function usageOf(events: readonly DispatchEvent[]): number | undefined {
+  return events.flatMap((event) => (event.type === "finish" ? event.usage.completionTokens : []))[0];
+}

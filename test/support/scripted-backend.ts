@@ -1,4 +1,4 @@
-import type { Backend, GenerationEvent, GenerationRequest } from "../../src/backends/backend.ts";
+import type { Backend, BackendCapabilities, GenerationEvent, GenerationRequest } from "../../src/backends/backend.ts";
 import type { BackendSpec, OpenBackend } from "../../src/backends/open.ts";
 import { backendId } from "../../src/backends/open.ts";
 
@@ -11,6 +11,8 @@ export interface ScriptedBackend extends Backend {
   closed: boolean;
   ready: boolean;
   vocabularyHash: string;
+  capabilities: BackendCapabilities;
+  objection: NonNullable<Backend["objection"]>;
 }
 
 export const token: GenerationEvent = { type: "tokens", ids: [7] };
@@ -57,6 +59,7 @@ export function scriptedBackends(): { readonly open: OpenBackend; readonly byId:
       closed: false,
       ready: true,
       vocabularyHash: "v",
+      objection: () => undefined,
       async info() {
         return {
           model: "m",

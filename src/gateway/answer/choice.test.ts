@@ -17,12 +17,12 @@ function read(text: string, options: { stop?: string[]; tools?: string[]; logpro
     deltas.push(delta);
     if (delta.stopped) break;
   }
-  const end = deltas.at(-1)?.stopped ? undefined : reader.finish("stop");
+  const end = deltas.at(-1)?.stopped ? undefined : reader.finish({ reason: "stop" });
   if (end !== undefined) deltas.push(end.delta);
   return {
     content: deltas.map((delta) => delta.content).join(""),
     contents: deltas.map((delta) => delta.content),
-    ids: deltas.flatMap((delta) => delta.logprobs.map((entry) => entry.id)),
+    ids: deltas.flatMap((delta) => delta.logprobs.map((entry) => ("id" in entry ? entry.id : undefined))),
     offsets: deltas.flatMap((delta) => delta.logprobs.map((entry) => entry.offset)),
     reason: end?.reason ?? "stop",
     calls: deltas.flatMap((delta) => delta.tools.filter((part) => part.type === "call").map((part) => part.name)),
@@ -36,7 +36,7 @@ test("a character of several tokens is shown when it is whole", () => {
 test("an answer that ends inside a character shows that something is missing", () => {
   const reader = new ChoiceReader({ decoder: tokenizer.decoder(), stop: [], tools: new Set() });
   reader.push(Array.from(bytes.encode("한")).slice(0, 2), undefined);
-  expect(reader.finish("length").delta.content).toBe("\ufffd");
+  expect(reader.finish({ reason: "length" }).delta.content).toBe("\ufffd");
 });
 
 test("log probabilities come with the text they belong to and end where a stop string begins", () => {
@@ -62,4 +62,25 @@ test("a stop string inside a call's arguments is no stop, in the content after i
   const call = '<tool_call>{"name": "look", "arguments": {"q": "END"}}</tool_call>';
   expect(read(call, { tools: ["look"], stop: ["END"] })).toMatchObject({ reason: "tool_calls", calls: ["look"] });
   expect(read("a \n END b", { tools: ["look"], stop: ["END"] }).content).toBe("a \n ");
+});
+
+test("text of a backend without tokens: stop strings hold, calls come as they are told, half a character is dropped", () => {
+  const reader = new ChoiceReader({ decoder: tokenizer.decoder(), stop: ["END"], tools: new Set() });
+  expect(reader.push(Array.from(bytes.encode("안")).slice(0, 2), undefined).content).toBe("");
+  expect(reader.pushText({ type: "text", delta: "one E" }).content).toBe("one ");
+  const call = { index: 3, id: "c9", name: "f", arguments: "{}" };
+  expect(reader.pushText({ type: "text", delta: "", toolCalls: [call], refusal: "no", reasoning: "hm" })).toMatchObject(
+    {
+      content: "E",
+      tools: [
+        { type: "call", index: 0, name: "f", id: "c9" },
+        { type: "arguments", index: 0, text: "{}" },
+      ],
+      refusal: "no",
+      reasoning: "hm",
+    },
+  );
+  expect(reader.finish({ reason: "stop", textReason: "tool_calls" }).reason).toBe("tool_calls");
+  const filtered = new ChoiceReader({ decoder: tokenizer.decoder(), stop: ["END"], tools: new Set() });
+  expect(filtered.pushText({ type: "text", delta: "two END three" })).toMatchObject({ content: "two ", stopped: true });
 });

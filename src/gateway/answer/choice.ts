@@ -1,20 +1,22 @@
-import type { FinishReason, TokenLogprob } from "../../backends/backend.ts";
+import type { GenerationEvent, TextEvent, TextTokenLogprob, TokenLogprob } from "../../backends/backend.ts";
+import type { AnswerFinish } from "../api/answer.ts";
 import type { StreamDecoder } from "../../tokenizer/stream-decode.ts";
 import { StopMatcher } from "./stop-strings.ts";
 import { ToolCallParser, type ToolPart } from "./tool-calls.ts";
 
-export interface LogprobEntry {
-  readonly id: number;
+/** A token of the gateway's own vocabulary, or one as a backend of text tells it. */
+export type LogprobEntry = {
   /** Where the token's text begins in the answer, in UTF-16 units. */
   readonly offset: number;
-  readonly value: TokenLogprob;
-}
+} & ({ readonly id: number; readonly value: TokenLogprob } | { readonly text: TextTokenLogprob });
 
-/** What a caller may see of a choice after a batch of tokens. */
+/** What a caller may see of a choice after a batch of tokens or a piece of text. */
 export interface Delta {
   readonly content: string;
   readonly tools: ReadonlyArray<Exclude<ToolPart, { type: "content" }>>;
   readonly logprobs: readonly LogprobEntry[];
+  readonly refusal?: string | undefined;
+  readonly reasoning?: string | undefined;
   /** A stop string is complete: the choice is over and its generation should be cancelled. */
   readonly stopped: boolean;
 }
@@ -26,11 +28,14 @@ export interface ChoiceOptions {
   readonly tools: ReadonlySet<string>;
 }
 
+type Finish = Extract<GenerationEvent, { type: "finish" }>;
+
 const none: readonly never[] = [];
 
 /**
  * Token batches of one choice -> what its caller sees: decode, tool calls, stop strings, in this order. Stop strings
- * look at content only: cutting inside a call would break its JSON.
+ * look at content only: cutting inside a call would break its JSON. Text of a backend without tokens goes the same way
+ * without the first two steps: such a backend takes calls out of the text itself.
  */
 export class ChoiceReader {
   readonly #decoder: StreamDecoder;
@@ -43,6 +48,8 @@ export class ChoiceReader {
   #blank = "";
   #entries: LogprobEntry[] = [];
   #stopped = false;
+  /** Calls told by a backend of text: its index -> ours, which has no gaps. */
+  readonly #told = new Map<number, number>();
 
   constructor(options: ChoiceOptions) {
     this.#decoder = options.decoder;
@@ -63,11 +70,49 @@ export class ChoiceReader {
     return this.#take(text, false);
   }
 
+  pushText(event: TextEvent): Delta {
+    // A character that tokens of another backend began was never shown, and the text goes on before it.
+    this.#decoder.flush();
+    let offset = this.#decoded;
+    for (const entry of event.logprobs ?? none) {
+      this.#entries.push({ offset, text: entry });
+      offset += entry.token.length;
+    }
+    this.#decoded += event.delta.length;
+    let content = this.#match(event.delta);
+    const tools: Array<Delta["tools"][number]> = [];
+    if (!this.#stopped && event.toolCalls !== undefined) {
+      // Content before a call is complete: nothing of it can become a stop string any more.
+      content += this.#stops.flush();
+      for (const { index: theirs, id, name = "", arguments: text } of event.toolCalls) {
+        const index = this.#told.get(theirs) ?? this.#told.size;
+        if (index === this.#told.size) {
+          this.#told.set(theirs, index);
+          tools.push({ type: "call", index, name, id });
+        }
+        if (text !== "") tools.push({ type: "arguments", index, text });
+      }
+    }
+    this.#released += content.length;
+    return {
+      content,
+      tools: tools.length === 0 ? none : tools,
+      logprobs: this.#due(false),
+      stopped: this.#stopped,
+      ...(event.refusal !== undefined && { refusal: event.refusal }),
+      ...(event.reasoning !== undefined && { reasoning: event.reasoning }),
+    };
+  }
+
   /** The backend ended the answer. The delta is what was held back. */
-  finish(reason: FinishReason): { readonly delta: Delta; readonly reason: FinishReason | "tool_calls" } {
+  finish({ reason, textReason }: Pick<Finish, "reason" | "textReason">): {
+    readonly delta: Delta;
+    readonly reason: AnswerFinish;
+  } {
     const delta = this.#take(this.#decoder.flush(), true);
-    const called = (this.#parser?.calls ?? 0) > 0;
-    return { delta, reason: delta.stopped ? "stop" : called && reason === "stop" ? "tool_calls" : reason };
+    if (delta.stopped) return { delta, reason: "stop" };
+    const called = (this.#parser?.calls ?? 0) > 0 && reason === "stop";
+    return { delta, reason: textReason ?? (called ? "tool_calls" : reason) };
   }
 
   #take(text: string, last: boolean): Delta {

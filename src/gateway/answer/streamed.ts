@@ -12,6 +12,8 @@ export interface Answer {
   /** Which pool answers, before anything else; a later call (a new attempt) counts until output has been sent. */
   from(pool: string, upstreamModel: string | undefined): void;
   delta(index: number, delta: Delta): void;
+  /** What came of this choice counts no more; asked for only where `PreparedRequest.held` says that nobody saw it. */
+  restart(index: number): void;
   finish(index: number, reason: AnswerFinish): void;
   complete(usage: Usage): void;
   /** The answer is broken. The caller learns it by status before output was sent, by an event after. */
@@ -77,6 +79,10 @@ export class StreamedAnswer implements Answer {
   delta(index: number, delta: Delta): void {
     const text = this.#format().delta(index, delta);
     if (text !== "") this.#write(this.#beginning(index) + text);
+  }
+
+  restart(index: number): void {
+    if (this.#begun.has(index)) throw new Error("a stream cannot take back what it has sent");
   }
 
   finish(index: number, reason: AnswerFinish): void {

@@ -10,7 +10,8 @@
  */
 export type ToolPart =
   | { readonly type: "content"; readonly text: string }
-  | { readonly type: "call"; readonly index: number; readonly name: string }
+  /** `id` where the backend gave one. */
+  | { readonly type: "call"; readonly index: number; readonly name: string; readonly id?: string | undefined }
   | { readonly type: "arguments"; readonly index: number; readonly text: string };
 
 const opening = "<tool_call>";

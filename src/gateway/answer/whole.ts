@@ -17,7 +17,7 @@ export class WholeAnswer implements Answer {
   readonly #options: WholeOptions;
   readonly #resolve: (response: Response) => void;
   readonly #reject: (error: SluiceError) => void;
-  readonly #choices: Array<{ readonly index: number; readonly deltas: Delta[]; finish: AnswerFinish }>;
+  readonly #choices: Array<{ readonly index: number; deltas: Delta[]; finish: AnswerFinish }>;
   #pool: string | undefined;
   #upstreamModel: string | undefined;
 
@@ -37,6 +37,11 @@ export class WholeAnswer implements Answer {
 
   delta(index: number, delta: Delta): void {
     this.#choices[index]?.deltas.push(delta);
+  }
+
+  restart(index: number): void {
+    const choice = this.#choices[index];
+    if (choice !== undefined) choice.deltas = [];
   }
 
   finish(index: number, reason: AnswerFinish): void {

@@ -10,7 +10,7 @@ export interface AnswerHead {
   readonly model: string;
 }
 
-export type AnswerFinish = FinishReason | "tool_calls";
+export type AnswerFinish = FinishReason | "tool_calls" | "content_filter";
 
 /** A choice that is complete. */
 export interface WholeChoice {

@@ -1,4 +1,4 @@
-import type { Usage } from "../../backends/backend.ts";
+import type { TextTokenLogprob, Usage } from "../../backends/backend.ts";
 import type { Vocabulary } from "../../tokenizer/vocabulary.ts";
 import type { Delta, LogprobEntry } from "../answer/choice.ts";
 import {
@@ -20,7 +20,17 @@ function tokenJson(vocabulary: Vocabulary, id: number, logprob: number): string 
   return `"token":${token},"logprob":${logprobJson(logprob)},"bytes":[${bytes.join(",")}]`;
 }
 
+/** A token as a backend of text told it. */
+function textTokenJson({ token, logprob, bytes }: Omit<TextTokenLogprob, "top">): string {
+  const known = bytes === undefined ? "null" : `[${bytes.join(",")}]`;
+  return `"token":${JSON.stringify(token)},"logprob":${logprobJson(logprob)},"bytes":${known}`;
+}
+
 function entryJson(vocabulary: Vocabulary, entry: LogprobEntry): string {
+  if ("text" in entry) {
+    const alternatives = entry.text.top.map((alternative) => `{${textTokenJson(alternative)}}`);
+    return `{${textTokenJson(entry.text)},"top_logprobs":[${alternatives.join(",")}]}`;
+  }
   const top = entry.value.top.map(([id, logprob]) => `{${tokenJson(vocabulary, id, logprob)}}`);
   return `{${tokenJson(vocabulary, entry.id, entry.value.logprob)},"top_logprobs":[${top.join(",")}]}`;
 }
@@ -56,11 +66,14 @@ class ChatStream implements AnswerStream {
 
   delta(index: number, delta: Delta): string {
     const fields: string[] = [];
+    // DeepSeek's name for it, which vLLM and SGLang took over; OpenAI's chat API has none.
+    if (delta.reasoning !== undefined) fields.push(`"reasoning_content":${JSON.stringify(delta.reasoning)}`);
     if (delta.content !== "") fields.push(`"content":${JSON.stringify(delta.content)}`);
+    if (delta.refusal !== undefined) fields.push(`"refusal":${JSON.stringify(delta.refusal)}`);
     for (const part of delta.tools) {
       const call =
         part.type === "call"
-          ? `"id":"${callId()}","type":"function","function":{"name":${JSON.stringify(part.name)},"arguments":""}`
+          ? `"id":${JSON.stringify(part.id ?? callId())},"type":"function","function":{"name":${JSON.stringify(part.name)},"arguments":""}`
           : `"function":{"arguments":${JSON.stringify(part.text)}}`;
       fields.push(`"tool_calls":[{"index":${part.index},${call}}]`);
     }
@@ -87,12 +100,16 @@ class ChatStream implements AnswerStream {
 function wholeChoice(vocabulary: Vocabulary, choice: WholeChoice): string {
   let content = "";
   const entries: LogprobEntry[] = [];
-  const calls: Array<{ name: string; arguments: string }> = [];
+  let refusal = "";
+  let reasoning = "";
+  const calls: Array<{ id: string; name: string; arguments: string }> = [];
   for (const delta of choice.deltas) {
     content += delta.content;
+    refusal += delta.refusal ?? "";
+    reasoning += delta.reasoning ?? "";
     entries.push(...delta.logprobs);
     for (const part of delta.tools) {
-      if (part.type === "call") calls.push({ name: part.name, arguments: "" });
+      if (part.type === "call") calls.push({ id: part.id ?? callId(), name: part.name, arguments: "" });
       else {
         const call = calls[part.index];
         if (call !== undefined) call.arguments += part.text;
@@ -101,9 +118,12 @@ function wholeChoice(vocabulary: Vocabulary, choice: WholeChoice): string {
   }
   const message = {
     role: "assistant",
-    content: content === "" && calls.length > 0 ? null : content,
-    refusal: null,
-    ...(calls.length > 0 && { tool_calls: calls.map((call) => ({ id: callId(), type: "function", function: call })) }),
+    content: content === "" && (calls.length > 0 || refusal !== "") ? null : content,
+    refusal: refusal === "" ? null : refusal,
+    ...(reasoning !== "" && { reasoning_content: reasoning }),
+    ...(calls.length > 0 && {
+      tool_calls: calls.map(({ id, ...call }) => ({ id, type: "function", function: call })),
+    }),
   };
   return `{"index":${choice.index},"message":${JSON.stringify(message)},"logprobs":${logprobsJson(vocabulary, entries)},"finish_reason":"${choice.finish}"}`;
 }

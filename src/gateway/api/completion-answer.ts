@@ -24,10 +24,15 @@ function tokenName(vocabulary: Vocabulary, id: number): string {
 
 function logprobsJson(vocabulary: Vocabulary, entries: readonly LogprobEntry[]): string {
   if (entries.length === 0) return "null";
-  const tokens = entries.map((entry) => tokenName(vocabulary, entry.id));
-  const values = entries.map((entry) => logprobJson(entry.value.logprob));
+  const tokens = entries.map((entry) =>
+    "text" in entry ? JSON.stringify(entry.text.token) : tokenName(vocabulary, entry.id),
+  );
+  const values = entries.map((entry) => logprobJson("text" in entry ? entry.text.logprob : entry.value.logprob));
   const tops = entries.map((entry) => {
-    const members = entry.value.top.map(([id, logprob]) => `${tokenName(vocabulary, id)}:${logprobJson(logprob)}`);
+    const members =
+      "text" in entry
+        ? entry.text.top.map(({ token, logprob }) => `${JSON.stringify(token)}:${logprobJson(logprob)}`)
+        : entry.value.top.map(([id, logprob]) => `${tokenName(vocabulary, id)}:${logprobJson(logprob)}`);
     return `{${members.join(",")}}`;
   });
   const offsets = entries.map((entry) => entry.offset);

@@ -53,6 +53,12 @@ export class Breaker {
     };
   }
 
+  /** Forgets what failed; an attempt that began before still ends by its own permit. */
+  reset(): void {
+    this.#failures = [];
+    this.#openedAt = undefined;
+  }
+
   #fail(now: number, probe: boolean): void {
     this.#failures = [...this.#failures.filter((at) => now - at < this.#config.window), now];
     if (probe || this.#failures.length >= this.#config.failures) {

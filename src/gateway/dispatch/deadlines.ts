@@ -46,7 +46,7 @@ export class Deadlines {
 
   event(event: GenerationEvent): void {
     const { clock, deadlines } = this.#options;
-    if (event.type === "tokens" && this.#kind === "first_token") {
+    if ((event.type === "tokens" || event.type === "text") && this.#kind === "first_token") {
       this.#kind = "between_tokens";
       this.#at = clock.now() + deadlines.betweenTokens;
       // The new moment may lie before the one the timer waits for.

@@ -1,62 +1,14 @@
 import { afterEach, describe, expect, it } from "vitest";
 import { poolsConfig, preparedRequest } from "../../../test/support/prepared.ts";
 import { collect, tokensOf } from "../../../test/support/requests.ts";
-import {
-  accepted,
-  answers,
-  finish,
-  type Script,
-  type ScriptedBackend,
-  scriptedBackends,
-  silence,
-  token,
-} from "../../../test/support/scripted-backend.ts";
+import { accepted, answers, finish, scriptedBackends, silence, token } from "../../../test/support/scripted-backend.ts";
 import { virtualClock } from "../../../test/support/virtual-clock.ts";
 import { SluiceError, unavailable } from "../../errors.ts";
-import { type AttemptReport, createDispatcher, type Dispatcher } from "./dispatch.ts";
+import { closeFleets, fleet, open } from "../../../test/support/fleet.ts";
+import { createDispatcher, type Dispatcher } from "./dispatch.ts";
 
 const never = new AbortController().signal;
-const open: Dispatcher[] = [];
-afterEach(async () => {
-  for (const dispatcher of open.splice(0)) await dispatcher.close();
-});
-
-const oneEach = { east: ["http://east-1:1", "http://east-2:1"], west: ["http://west-1:1"] };
-
-async function fleet(
-  pools: Readonly<Record<string, readonly string[]>> = oneEach,
-  changes: Record<string, unknown> = {},
-) {
-  const clock = virtualClock();
-  const { open: openBackend, byId } = scriptedBackends();
-  const reports: AttemptReport[] = [];
-  const ends: Array<{ attempts: number; code: string | undefined }> = [];
-  const config = poolsConfig(pools, changes);
-  const dispatcher = createDispatcher({
-    config,
-    openBackend,
-    clock,
-    vocabularyHash: () => "v",
-    random: () => 0.5,
-    hooks: {
-      onAttempt: (report) => reports.push(report),
-      onEnd: ({ attempts, error }) => ends.push({ attempts, code: error?.code }),
-    },
-  });
-  open.push(dispatcher);
-  await dispatcher.untilReady(never);
-  await clock.advance(0);
-  const backend = (id: string): ScriptedBackend => {
-    const found = byId.get(id);
-    if (found === undefined) throw new Error(`no backend ${id}`);
-    return found;
-  };
-  const all = (script: Script) => {
-    for (const each of byId.values()) each.script = script;
-  };
-  const asked = () => [...byId.values()].flatMap(({ id, requests }) => requests.map(() => id));
-  return { clock, dispatcher, backend, all, asked, reports, ends, config, byId };
-}
+afterEach(closeFleets);
 
 const refused = () => unavailable("backend_unreachable", "refused");
 const run = (dispatcher: Dispatcher, signal = never) => collect(dispatcher.dispatch(preparedRequest(), 0, signal));
@@ -197,46 +149,6 @@ describe("before the first token", () => {
     await run(dispatcher);
     await run(dispatcher);
     expect(asked().filter((id) => id === "east/a:1")).toHaveLength(5);
-  });
-});
-
-describe("after the first token", () => {
-  it.each([
-    ["breaks", () => answers(accepted, token, unavailable("backend_stream_broken", "broke")), "backend_stream_broken"],
-    ["ends without a finish", () => answers(accepted, token), "backend_stream_broken"],
-    [
-      "says it failed",
-      () => answers(accepted, token, { type: "error", code: "x", message: "y", retryable: true }),
-      "backend_error",
-    ],
-  ] as const)(
-    "a backend that %s ends the answer with an error, never cleanly and never twice",
-    async (_, script, code) => {
-      const { dispatcher, all, asked } = await fleet();
-      all(script);
-      const seen: number[] = [];
-      await expect(
-        (async () => {
-          for await (const event of dispatcher.dispatch(preparedRequest(), 0, never)) seen.push(...tokensOf([event]));
-        })(),
-      ).rejects.toMatchObject({ code });
-      expect(seen).toEqual([7]);
-      expect(asked()).toHaveLength(1);
-    },
-  );
-
-  it("a backend that falls silent is noticed by the deadline between tokens", async () => {
-    const { dispatcher, clock, all } = await fleet();
-    all(async function* (_, signal) {
-      yield token;
-      yield* silence(signal);
-    });
-    const answer = expect(run(dispatcher)).rejects.toMatchObject({
-      code: "backend_timeout",
-      metricLabel: "timeout_between_tokens",
-    });
-    await clock.advance(5_000);
-    await answer;
   });
 });
 

@@ -1,15 +1,19 @@
-import type { BackendInfo, GenerationEvent, StepTimings, Usage } from "../../backends/backend.ts";
+import type { BackendInfo, StepTimings, Usage } from "../../backends/backend.ts";
 import type { OpenBackend } from "../../backends/open.ts";
 import type { Clock } from "../../clock.ts";
 import type { Config } from "../../config/schema.ts";
-import { asSluiceError, SluiceError, unavailable } from "../../errors.ts";
+import { asSluiceError, type SluiceError, unavailable } from "../../errors.ts";
 import type { DispatchEvent, PreparedRequest, RouteDecision } from "../request.ts";
-import { type Pool, Pools } from "../routing/pools.ts";
-import { uncachedTokens } from "../routing/route.ts";
-import { cancelled, runAttempt } from "./attempt.ts";
-import { nextStep } from "./retry.ts";
-import { type Selection, select, tokensFor, vocabularyMismatch } from "./select.ts";
+import { within } from "../routing/health.ts";
+import { type Member, type Pool, Pools } from "../routing/pools.ts";
+import { attempt, cutShort } from "./attempt.ts";
+import { wayOn } from "./resume.ts";
+import { isBackendFault, nextStep } from "./retry.ts";
+import { beginRun, hasFailed, isComplete, type Run } from "./run.ts";
+import { nobody, select, tokensFor, vocabularyMismatch } from "./select.ts";
+import type { TextCodec } from "./sent.ts";
 import { type DispatcherSnapshot, snapshotOf } from "./snapshot.ts";
+import { cancelled } from "./timed.ts";
 
 /** Told as it happens; a hook must not throw. What telemetry makes of it is the gateway's. */
 export interface DispatchHooks {
@@ -41,6 +45,8 @@ export interface DispatcherOptions {
   readonly clock: Clock;
   /** Of the gateway's tokenizer for a model; backends with another one are never used. Undefined = not known. */
   readonly vocabularyHash: (model: string) => string | undefined;
+  /** The gateway's tokenizer for a model: an answer can then go on between backends of tokens and of text. */
+  readonly codec?: (model: string) => TextCodec | undefined;
   readonly hooks?: DispatchHooks;
   /** 0 <= random < 1; for jitter only. */
   readonly random?: () => number;
@@ -48,9 +54,10 @@ export interface DispatcherOptions {
 
 export interface Dispatcher {
   /**
-   * One choice of a request, from the first backend that answers. Yields an `attempt` event before each attempt, then what
-   * the backend says. Ends after `finish` and only then: every failure, also one in the middle of an answer, is thrown as a
-   * SluiceError, never an `error` event. Leaving the iteration, or aborting `signal`, cancels the generation.
+   * One choice of a request, from the first backend that answers; when it breaks off, from the next that can go on. Yields
+   * an `attempt` event before each attempt, then what the backend says that the caller has not had yet. Ends after `finish`
+   * and only then: a failure that nobody could mend is thrown as a SluiceError, never an `error` event. Leaving the
+   * iteration, or aborting `signal`, cancels the generation.
    */
   dispatch(request: PreparedRequest, choice: number, signal: AbortSignal): AsyncIterable<DispatchEvent>;
   poolsOf(model: string): readonly string[];
@@ -71,13 +78,11 @@ export interface Dispatcher {
   close(): Promise<void>;
 }
 
-/** Blocks of a prompt just routed count as cached until events can have told so. */
-const overlayMs = 3_000;
-/** Without a live feed this gateway's own routing is all there is; caches of peers are believed for about as long. */
-const historyMs = 120_000;
+/** Attempts in a row that bring an answer no further, over all pools and rounds: a last bound on what one request may cost. */
+const maxFutileAttempts = 16;
 
 export function createDispatcher(options: DispatcherOptions): Dispatcher {
-  const { clock, vocabularyHash, hooks = {}, random = Math.random } = options;
+  const { clock, vocabularyHash, codec, hooks = {}, random = Math.random } = options;
   const pools = new Pools({ openBackend: options.openBackend, clock, random });
   pools.reconfigure(options.config);
 
@@ -95,10 +100,10 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
     choice: number,
     signal: AbortSignal,
   ): AsyncGenerator<DispatchEvent> {
-    const run: Run = { request, choice, signal, startedAt: clock.now(), attempts: 0, generatedIds: [] };
+    const run = beginRun({ request, choice, signal, startedAt: clock.now(), codec: codec?.(request.model) });
     let failure: SluiceError | undefined;
     try {
-      yield* overPools(run);
+      yield* answer(run);
     } catch (error) {
       failure = asSluiceError(error);
       throw failure;
@@ -107,148 +112,134 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
     }
   }
 
-  async function* overPools(run: Run): AsyncGenerator<DispatchEvent> {
+  /** Round after round: one for an answer that never breaks, and one more for each time that it does. */
+  async function* answer(run: Run): AsyncGenerator<DispatchEvent> {
+    for (;;) {
+      const end = yield* round(run);
+      if (end === "finished") return;
+      if (end !== "broke") {
+        if (run.broke === undefined) throw end;
+        await untilSomebody(run);
+      } else if (isComplete(run)) {
+        yield cutShort(run);
+        return;
+      }
+    }
+  }
+
+  /** The model's pools in order. The error is for a caller who has nothing yet, when nobody could answer. */
+  async function* round(run: Run): AsyncGenerator<DispatchEvent, "finished" | "broke" | SluiceError> {
     const order = pools.of(run.request.model);
     let last: SluiceError | undefined;
     for (const [position, pool] of order.entries()) {
       const outcome = yield* inPool(run, pool, position + 1 < order.length);
-      if (outcome === "finished") return;
-      // The first pool's word counts where a later one only had nobody to ask.
-      if (last === undefined || outcome.code !== "no_backend") last = outcome;
+      if (outcome === "finished" || outcome === "broke") return outcome;
+      last = weightier(last, outcome);
     }
-    throw last ?? unavailable("no_backend", "No backend serves this model.", { retryAfterMs: 1_000 });
+    return last ?? unavailable("no_backend", "No backend serves this model.", { retryAfterMs: 1_000 });
   }
 
-  /** Attempts within one pool. Returns the error when the next pool may try; throws when nobody should. */
+  /**
+   * Attempts within one pool. Returns `broke` when one brought the answer further, or a daemon had taken it on, and then
+   * failed; the error when the next pool may try; throws when nobody should.
+   */
   async function* inPool(
     run: Run,
     pool: Pool,
     otherPool: boolean,
-  ): AsyncGenerator<DispatchEvent, "finished" | SluiceError> {
-    const tried = new Set<string>();
-    pool.budget.request(clock.now());
+  ): AsyncGenerator<DispatchEvent, "finished" | "broke" | SluiceError> {
+    if (run.broke === undefined) pool.budget.request(clock.now());
     let last: SluiceError | undefined;
     for (let left = pool.config.retry.attempts - 1; ; left--) {
-      const selection = pick(run, pool, tried);
-      if (!("member" in selection)) return last ?? nobody(selection.excluded);
+      const selection = pick(run, pool);
+      if (!("member" in selection)) return last ?? nobody(selection);
+      const { member, way } = selection;
+      const { progress } = run.sent;
       try {
         // Runs up to the ledger's count without a wait, so no other request is routed by the state before it.
-        yield* attempt(run, pool, selection);
+        yield* attempt({ run, pool, selection, routeMs: selection.routeMs, pools, clock, hooks });
         return "finished";
       } catch (error) {
         const failure = asSluiceError(error);
-        // Resuming belongs here: `run.generatedIds` holds every token the caller has.
-        if (run.signal.aborted || run.generatedIds.length > 0) throw failure;
+        if (run.signal.aborted) throw failure;
+        if (isBackendFault(failure)) pools.suspect(member);
+        if (run.sent.progress > progress || isLost(run, member, failure)) {
+          breakOff(run, pool, failure);
+          run.failed.set(member.backend.id, clock.now());
+          return "broke";
+        }
+        if (++run.futile > maxFutileAttempts) throw failure;
         last = failure;
-        tried.add(selection.member.backend.id);
-        const otherBackend = "member" in pick(run, pool, tried);
-        const next = nextStep({ error: failure, attemptsLeft: left, otherBackend, otherPool, random: random() });
+        if (way === "prefill" && failure.code === "continuation_refused") {
+          // It may still tell its answer anew, and that is no second try of the same thing.
+          run.refusedPrefill.add(member.backend.id);
+          left++;
+          continue;
+        }
+        run.failed.set(member.backend.id, clock.now());
+        const resuming = run.broke !== undefined;
+        const otherBackend = "member" in pick(run, pool);
+        const next = nextStep({
+          error: failure,
+          attemptsLeft: left,
+          otherBackend,
+          otherPool,
+          resuming,
+          random: random(),
+        });
         if (next.kind === "give-up") throw failure;
         if (next.kind === "next-pool" || !pool.budget.retry(clock.now())) return failure;
         if (next.kind === "again") {
           await clock.sleep(next.waitMs, run.signal).catch((reason: unknown) => Promise.reject(cancelled(reason)));
-          tried.clear();
+          for (const { backend } of pool.members) run.failed.delete(backend.id);
         }
       }
     }
   }
 
-  function pick(run: Run, pool: Pool, tried: ReadonlySet<string>) {
+  function pick(run: Run, pool: Pool) {
     const { request } = run;
     const now = clock.now();
-    const selection = select({ pools, pool, request, now, tried, vocabularyHash: vocabularyHash(request.model) });
+    const selection = select({
+      pools,
+      pool,
+      request,
+      now,
+      contextTokens: request.promptIds.length + run.sent.ids.length,
+      hasFailed: (member) => hasFailed(run, member),
+      wayOn: (backend) => wayOn(backend, run),
+      vocabularyHash: vocabularyHash(request.model),
+    });
     return { ...selection, routeMs: clock.now() - now };
   }
 
-  async function* attempt(
-    run: Run,
-    pool: Pool,
-    picked: Selection & { readonly routeMs: number },
-  ): AsyncGenerator<DispatchEvent> {
-    const { request, choice } = run;
-    const { member, decision } = picked;
-    const { backend } = member;
-    const startedAt = clock.now();
-    const permit = member.breaker.begin(clock);
-    const ahead = pools.ledger.loadOf(backend.id).pendingPrefillTokens;
-    const entry = pools.ledger.pick(backend.id, uncachedTokens(promptOf(request), decision.matchedBlocks));
-    pools.index.routed(backend.id, request.blockKeys, startedAt + overlayMs);
-    member.inFlight++;
-    run.attempts++;
-    const number = run.attempts;
-    let firstTokenAt: number | undefined;
-    let finish: Extract<GenerationEvent, { type: "finish" }> | undefined;
-    let failure: SluiceError | undefined;
+  /**
+   * A daemon died with a request that it had taken on. Nothing was wrong with the request, and it may have waited there for
+   * long, so it is carried on like one whose answer had begun, instead of being counted as a failed attempt.
+   */
+  function isLost(run: Run, { backend }: Member, error: SluiceError): boolean {
+    const { breaks } = pools.resumeOf(run.request.model);
+    return backend.capabilities.tokenIds && error.code === "backend_stream_broken" && run.breaks < breaks;
+  }
+
+  /** Throws when this break is the answer's end: the failure is final, or too many have come before it. */
+  function breakOff(run: Run, pool: Pool, error: SluiceError): void {
+    const { wait, breaks } = pools.resumeOf(run.request.model);
+    if (!error.retryable || ++run.breaks > breaks) throw error;
+    run.futile = 0;
+    const at = clock.now();
+    run.broke = { error, at, until: Math.min(at + wait, run.startedAt + pool.config.deadlines.total) };
+  }
+
+  /** Resolves when some backend could take a broken answer on; throws what broke it when the wait is over. */
+  async function untilSomebody(run: Run): Promise<void> {
+    const { broke } = run;
+    if (broke === undefined) return;
+    const somebody = () => pools.of(run.request.model).some((pool) => "member" in pick(run, pool));
     try {
-      hooks.onRoute?.({ request, choice, decision, ms: picked.routeMs });
-      yield {
-        type: "attempt",
-        pool: pool.name,
-        backend: backend.id,
-        upstreamModel: pool.config.upstreamModel,
-        decision,
-      };
-      const events = runAttempt({
-        backend,
-        request: generationRequest(run, pool, number),
-        deadlines: pool.config.deadlines,
-        requestStartedAt: run.startedAt,
-        clock,
-        signal: run.signal,
-      });
-      for await (const event of events) {
-        if (event.type === "accepted") {
-          entry.remaining(request.promptIds.length - event.cachedTokens);
-          if (!pools.index.feedState(backend.id).alive) {
-            pools.index.routed(backend.id, request.blockKeys, clock.now() + historyMs);
-          }
-        } else if (event.type === "progress" && event.prefilled > 0) {
-          entry.remaining(Math.max(0, request.promptIds.length - event.prefilled));
-        } else if (event.type === "tokens") {
-          if (firstTokenAt === undefined) {
-            firstTokenAt = clock.now();
-            entry.remaining(0);
-            permit.succeeded();
-          }
-          run.generatedIds.push(...event.ids);
-        } else if (event.type === "finish") {
-          finish = event;
-          permit.succeeded();
-          if (event.timings !== undefined) {
-            const { usage, timings } = event;
-            pools.rates.observe(backend.id, {
-              prefillTokens: ahead + usage.promptTokens - usage.cachedTokens,
-              prefillMs: timings.queuedMs + timings.prefillMs,
-              decodeTokens: usage.completionTokens - 1,
-              decodeMs: timings.decodeMs,
-              rows: pools.ledger.loadOf(backend.id).activeRows,
-            });
-          }
-        }
-        yield event;
-      }
+      await within(clock, broke.until - clock.now(), run.signal, (limit) => pools.until(somebody, limit));
     } catch (error) {
-      failure = asSluiceError(error);
-      if (isFull(failure)) member.coolUntil = clock.now() + Math.min(failure.retryAfterMs ?? 0, 1_000);
-      else if (isBackendFault(failure)) permit.failed();
-      throw failure;
-    } finally {
-      permit.neutral();
-      entry.settle();
-      pools.released(member);
-      hooks.onAttempt?.({
-        request,
-        choice,
-        attempt: number,
-        pool: pool.name,
-        backend: backend.id,
-        startedAt,
-        firstTokenAt,
-        endedAt: clock.now(),
-        usage: finish?.usage,
-        timings: finish?.timings,
-        error: failure,
-      });
+      throw run.signal.aborted ? cancelled(error) : broke.error;
     }
   }
 
@@ -274,53 +265,11 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
   };
 }
 
-/** One choice on its way. */
-interface Run {
-  readonly request: PreparedRequest;
-  readonly choice: number;
-  readonly signal: AbortSignal;
-  readonly startedAt: number;
-  attempts: number;
-  /** Every token handed to the caller. */
-  readonly generatedIds: number[];
-}
-
-function promptOf(request: PreparedRequest) {
-  return { promptTokens: request.promptIds.length, blockSize: request.blockSize };
-}
-
-function generationRequest(run: Run, pool: Pool, attempt: number) {
-  const { request, choice } = run;
-  return {
-    id: `${request.id}-${choice}-${attempt}`,
-    model: pool.config.upstreamModel ?? request.model,
-    promptIds: request.promptIds,
-    generatedIds: Uint32Array.from(run.generatedIds),
-    maxNewTokens: request.maxNewTokens - run.generatedIds.length,
-    sampling: { ...request.sampling, choice },
-    stopIds: request.stopIds,
-    grammar: request.grammar,
-    logprobs: request.logprobs,
-    salt: request.tenant.salt,
-    priority: request.tenant.priority,
-    traceparent: request.traceparent,
-    text: request.text,
-  };
-}
-
-const isFull = (error: SluiceError) => error.code === "queue_full" || error.code === "draining";
-const isBackendFault = (error: SluiceError) => error.retryable && error.status >= 500;
-
-/** Nobody in the pool can take the request: say what the caller can do about it. */
-function nobody(candidates: RouteDecision["candidates"]): SluiceError {
-  const tooLong = candidates.length > 0 && candidates.every(({ excluded }) => excluded?.startsWith("context of"));
-  if (tooLong) {
-    return new SluiceError({
-      status: 400,
-      type: "invalid_request_error",
-      code: "context_length_exceeded",
-      message: "The prompt and the tokens asked for are longer than the context of every backend.",
-    });
-  }
-  return unavailable("no_backend", "No backend can take this request now.", { retryAfterMs: 1_000 });
+/** Of what two pools said, the word that says most about what the caller can do. */
+function weightier(first: SluiceError | undefined, second: SluiceError): SluiceError {
+  if (first === undefined) return second;
+  // A pool that can never serve the request says nothing about the others.
+  if (first.code === "capability_missing") return second;
+  if (second.code === "capability_missing" || second.code === "no_backend") return first;
+  return second;
 }

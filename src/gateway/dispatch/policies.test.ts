@@ -17,11 +17,38 @@ const failure = (changes: Partial<ConstructorParameters<typeof SluiceError>[0]> 
   });
 
 describe("what follows a failed attempt", () => {
-  const base: RetryInput = { error: failure(), attemptsLeft: 1, otherBackend: true, otherPool: true, random: 0 };
+  const base: RetryInput = {
+    error: failure(),
+    attemptsLeft: 1,
+    otherBackend: true,
+    otherPool: true,
+    resuming: false,
+    random: 0,
+  };
   it.each([
     ["another backend, at once", {}, { kind: "elsewhere" }],
     ["another backend even where a hint says wait", { error: failure({ retryAfterMs: 9_000 }) }, { kind: "elsewhere" }],
     ["the next pool when attempts are spent", { attemptsLeft: 0 }, { kind: "next-pool" }],
+    [
+      "the next pool at once when this one lacks something",
+      { error: failure({ code: "capability_missing" }) },
+      { kind: "next-pool" },
+    ],
+    [
+      "nobody, but not the end, when a part of the answer was sent",
+      { attemptsLeft: 0, otherPool: false, resuming: true },
+      { kind: "next-pool" },
+    ],
+    [
+      "the next pool when one does not like an answer that another began",
+      { resuming: true, error: failure({ status: 400, code: "invalid_value", retryable: false }) },
+      { kind: "next-pool" },
+    ],
+    [
+      "the caller when an answer is refused for its content, begun or not",
+      { resuming: true, error: failure({ status: 400, code: "content_policy_violation", retryable: false }) },
+      { kind: "give-up" },
+    ],
     ["the caller when nothing is left", { attemptsLeft: 0, otherPool: false }, { kind: "give-up" }],
     ["the only backend again after a pause", { otherBackend: false }, { kind: "again", waitMs: 50 }],
     [

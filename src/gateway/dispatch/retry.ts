@@ -16,6 +16,8 @@ export interface RetryInput {
   /** Another backend of the pool could take the request now. */
   readonly otherBackend: boolean;
   readonly otherPool: boolean;
+  /** A part of the answer was sent before: it can wait for a backend, and only the end of that wait is its end. */
+  readonly resuming: boolean;
   /** 0 <= random < 1. */
   readonly random: number;
 }
@@ -24,16 +26,46 @@ export interface RetryInput {
 const maxWaitMs = 2_500;
 const backoffMs = 50;
 
-/** What follows an attempt that failed before its first token. Pure; the retry budget is asked afterwards. */
-export function nextStep({ error, attemptsLeft, otherBackend, otherPool, random }: RetryInput): NextStep {
-  const onward: NextStep = otherPool ? { kind: "next-pool" } : { kind: "give-up" };
-  // All backends of a pool serve one model alike; another pool may have a longer context.
+/** What follows an attempt that failed before it brought the answer further. Pure; the retry budget is asked afterwards. */
+export function nextStep({ error, attemptsLeft, otherBackend, otherPool, resuming, random }: RetryInput): NextStep {
+  const onward: NextStep = otherPool || resuming ? { kind: "next-pool" } : { kind: "give-up" };
+  // All backends of a pool serve one model alike; another pool may have a longer context, or more to offer.
+  if (error.code === "capability_missing") return onward;
   if (error.code === "context_length_exceeded" && !error.retryable) return onward;
+  // One backend took this request and began its answer: another's complaint is not the caller's to mend. A refusal for its
+  // content is never gone round.
+  if (!error.retryable && resuming && error.code !== "content_policy_violation") return onward;
   if (!error.retryable) return { kind: "give-up" };
   if (attemptsLeft <= 0) return onward;
   if (otherBackend) return { kind: "elsewhere" };
+  if (resuming) return onward;
   // A backend that was silent for a whole deadline would only be silent again.
   if (error.code === "backend_timeout") return onward;
   if (error.retryAfterMs !== undefined && (otherPool || error.retryAfterMs > maxWaitMs)) return onward;
   return { kind: "again", waitMs: Math.max(error.retryAfterMs ?? 0, backoffMs * (1 + random)) };
 }
+
+/** It said that it takes no more for now; with daemons that is how a queue ends, with others how a limit is told. */
+const fullCodes = new Set(["queue_full", "draining", "upstream_rate_limited", "backend_overloaded"]);
+/** A daemon's queue moves within a step; a limit is kept for as long as it says. */
+const coolMs = { daemon: 1_000, upstream: 30_000, unsaid: 1_000, silent: 5_000, gone: 1_000 };
+
+/** Milliseconds for which others go first; 0 = this failure says nothing of the kind. */
+export function coolFor(error: SluiceError): number {
+  // A process that stands still is found by probes only after some seconds; every request until then would wait as long.
+  if (error.code === "backend_timeout" && error.retryable) return coolMs.silent;
+  // One that is gone looks idle, so that it would draw every request until a probe has found it out.
+  if (error.code === "backend_unreachable" || error.code === "backend_stream_broken") return coolMs.gone;
+  if (!fullCodes.has(error.code)) return 0;
+  const upstream = error.code === "upstream_rate_limited" || error.code === "backend_overloaded";
+  if (upstream) return Math.min(error.retryAfterMs ?? coolMs.unsaid, coolMs.upstream);
+  return Math.min(error.retryAfterMs ?? 0, coolMs.daemon);
+}
+
+/** Counts against the backend's breaker. An endpoint that answers 503 for long is as good as down; a full queue is not. */
+export function isBackendFault(error: SluiceError): boolean {
+  if (error.code === "backend_overloaded") return true;
+  return error.retryable && error.status >= 500 && !fullCodes.has(error.code) && !unfit.has(error.code);
+}
+/** They tell of one answer, not of the backend's health. */
+const unfit = new Set(["continuation_refused", "replay_diverged", "cannot_continue"]);

@@ -1,35 +1,57 @@
-import type { BackendInfo } from "../../backends/backend.ts";
+import type { Backend, BackendInfo } from "../../backends/backend.ts";
+import { SluiceError, unavailable } from "../../errors.ts";
 import type { PreparedRequest, RouteDecision } from "../request.ts";
 import type { Member, Pool, Pools } from "../routing/pools.ts";
 import { type Candidate, rank } from "../routing/route.ts";
+import type { Way } from "./resume.ts";
 
 export interface SelectInput {
   readonly pools: Pools;
   readonly pool: Pool;
   readonly request: PreparedRequest;
   readonly now: number;
-  /** Backends that failed this request already. */
-  readonly tried: ReadonlySet<string>;
+  /** Tokens that stand before the next one: the prompt, and what was generated before. */
+  readonly contextTokens: number;
+  /** Failed this request already. */
+  readonly hasFailed: (member: Member) => boolean;
+  /** How it would take the request, or why it cannot serve it at all. */
+  readonly wayOn: (backend: Backend) => Way | SluiceError;
   /** Of the gateway's tokenizer for this model; undefined = not checked. */
   readonly vocabularyHash: string | undefined;
 }
 
 export interface Selection {
   readonly member: Member;
+  readonly way: Way;
   readonly decision: RouteDecision;
 }
 
-/** The best backend of one pool for one request now, or every candidate with the reason why none will do. */
-export function select(input: SelectInput): Selection | { readonly excluded: RouteDecision["candidates"] } {
+export interface Nobody {
+  /** Every candidate with the reason why it will not do. */
+  readonly excluded: RouteDecision["candidates"];
+  /** Where no backend of the pool could ever serve the request: what the first said. */
+  readonly objection: SluiceError | undefined;
+}
+
+/** The best backend of one pool for one request now. */
+export function select(input: SelectInput): Selection | Nobody {
   const { pool, now } = input;
-  const cool = rankWith(input, (member) => (member.coolUntil > now ? "said it was full" : undefined));
+  const ways = new Map(pool.members.map((member) => [member, input.wayOn(member.backend)] as const));
+  const cool = rankWith(input, ways, (member) =>
+    member.coolUntil > now ? "was full, silent or gone a moment ago" : undefined,
+  );
   // A full backend is still better than none: its queue may have moved.
-  const ranked = cool[0]?.excluded === undefined ? cool : rankWith(input, () => undefined);
+  const ranked = cool[0]?.excluded === undefined ? cool : rankWith(input, ways, () => undefined);
   const best = ranked[0];
   const member = pool.members.find(({ backend }) => backend.id === best?.backend);
-  if (best === undefined || best.excluded !== undefined || member === undefined) return { excluded: ranked };
+  const way = member === undefined ? undefined : ways.get(member);
+  if (best === undefined || best.excluded !== undefined || member === undefined || typeof way !== "string") {
+    const objections = [...ways.values()].filter((each) => each instanceof SluiceError);
+    return { excluded: ranked, objection: objections.length === ways.size ? objections[0] : undefined };
+  }
   return {
     member,
+    way,
     decision: {
       pool: pool.name,
       backend: member.backend,
@@ -40,7 +62,11 @@ export function select(input: SelectInput): Selection | { readonly excluded: Rou
   };
 }
 
-function rankWith(input: SelectInput, also: (member: Member) => string | undefined) {
+function rankWith(
+  input: SelectInput,
+  ways: ReadonlyMap<Member, Way | SluiceError>,
+  also: (member: Member) => string | undefined,
+) {
   const { pools, pool, request, now } = input;
   const matched = pools.index.match(request.blockKeys, now);
   const peers = pool.members.map(({ backend }) => backend.id);
@@ -48,14 +74,14 @@ function rankWith(input: SelectInput, also: (member: Member) => string | undefin
     const { id } = member.backend;
     return {
       id,
-      excluded: whyNot(input, member) ?? also(member),
+      excluded: whyNot(input, member, ways.get(member)) ?? also(member),
       matchedBlocks: matched.get(id) ?? 0,
       load: pools.ledger.loadOf(id),
       rates: pools.rates.of(id, peers),
     };
   });
   return rank({
-    promptTokens: request.promptIds.length,
+    promptTokens: input.contextTokens,
     blockSize: request.blockSize,
     expectedTokens: request.maxNewTokens,
     affinityKey: request.blockKeys[0] ?? request.promptIds.length,
@@ -64,9 +90,11 @@ function rankWith(input: SelectInput, also: (member: Member) => string | undefin
 }
 
 /** Why a backend cannot take this request, as an operator should read it. */
-function whyNot({ request, now, tried, vocabularyHash }: SelectInput, member: Member): string | undefined {
-  const { backend, breaker, health, info } = member;
-  if (tried.has(backend.id)) return "failed this request";
+function whyNot(input: SelectInput, member: Member, way: Way | SluiceError | undefined): string | undefined {
+  const { request, now, vocabularyHash } = input;
+  const { breaker, health, info } = member;
+  if (way instanceof SluiceError) return way.message;
+  if (input.hasFailed(member)) return "failed this request";
   if (!health.ready) return health.reason;
   if (!breaker.admits(now)) return `breaker is ${breaker.state(now)}`;
   if (info === undefined) return "has not told what it serves";
@@ -83,8 +111,27 @@ export function tokensFor(info: BackendInfo): number {
   return Math.min(info.contextLength, info.kvTokens);
 }
 
-/** Token ids mean nothing to a backend with another vocabulary: its answers would be noise, without any error. */
-export function vocabularyMismatch({ info }: Member, vocabularyHash: string | undefined): string | undefined {
+/**
+ * Token ids mean nothing to a backend with another vocabulary: its answers would be noise, without any error. A backend
+ * of text is sent none.
+ */
+export function vocabularyMismatch({ backend, info }: Member, vocabularyHash: string | undefined): string | undefined {
+  if (!backend.capabilities.tokenIds) return undefined;
   if (vocabularyHash === undefined || info === undefined || info.vocabularyHash === vocabularyHash) return undefined;
   return "vocabulary differs from the gateway's tokenizer";
+}
+
+/** Nobody in the pool can take the request: say what the caller can do about it. */
+export function nobody({ excluded, objection }: Nobody): SluiceError {
+  if (objection !== undefined) return objection;
+  const tooLong = excluded.length > 0 && excluded.every((candidate) => candidate.excluded?.startsWith("context of"));
+  if (tooLong) {
+    return new SluiceError({
+      status: 400,
+      type: "invalid_request_error",
+      code: "context_length_exceeded",
+      message: "The prompt and the tokens asked for are longer than the context of every backend.",
+    });
+  }
+  return unavailable("no_backend", "No backend can take this request now.", { retryAfterMs: 1_000 });
 }

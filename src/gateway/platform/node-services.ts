@@ -36,10 +36,13 @@ export class NodeServices {
 
   /** The vocabulary that a model's backends must have; undefined for a model that is not open. */
   vocabularyHash(config: Config, model: string): string | undefined {
+    return this.tokenizer(config, model)?.vocabulary.vocabularyHash;
+  }
+
+  /** Of a model that is open. */
+  tokenizer(config: Config, model: string): Tokenizer | undefined {
     const entry = config.models[model];
-    return entry === undefined
-      ? undefined
-      : this.#open.get(modelKey(config, entry.tokenizer))?.tokenizer.vocabulary.vocabularyHash;
+    return entry === undefined ? undefined : this.#open.get(modelKey(config, entry.tokenizer))?.tokenizer;
   }
 
   /**

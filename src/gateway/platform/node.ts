@@ -67,6 +67,7 @@ export async function startGateway(options: StartGatewayOptions): Promise<Runnin
     openBackend: backendOpener({ openHttp: openUndiciOrigin, env: (name) => environment[name] }),
     clock: platform.clock,
     vocabularyHash: (model) => services.vocabularyHash(config, model),
+    codec: (model) => services.tokenizer(config, model),
   });
   const { tracing, close: closeTracing } = await startTracing(config.telemetry.otlp, "sluice-gateway", environment);
   const gateway = new Gateway({ platform, log, tracing, services: { ...built, dispatcher }, gates: services.gates });

@@ -15,6 +15,8 @@ export interface WatchOptions {
   readonly random: () => number;
   readonly report: (observation: Observation) => void;
   readonly signal: AbortSignal;
+  /** A signal that aborts when another probe should come at once; asked for before each probe. */
+  readonly nudged?: () => AbortSignal;
 }
 
 const readyEveryMs = 2_000;
@@ -25,10 +27,12 @@ const probeTimeoutMs = 2_000;
  * Probes one backend until `signal` aborts. What it is (`info`) is asked again whenever it comes back: another model or
  * vocabulary may stand behind the address. A backend that is not ready is asked sooner at first, then at the usual pace.
  */
-export async function watchHealth({ backend, clock, random, report, signal }: WatchOptions): Promise<void> {
+export async function watchHealth(options: WatchOptions): Promise<void> {
+  const { backend, clock, random, report, signal, nudged } = options;
   let info: BackendInfo | undefined;
   let failures = 0;
   while (!signal.aborted) {
+    const nudge = nudged?.();
     try {
       const known = info;
       const observation = await within(clock, probeTimeoutMs, signal, (limit) => observe(backend, known, limit));
@@ -48,7 +52,15 @@ export async function watchHealth({ backend, clock, random, report, signal }: Wa
     }
     const pace = failures === 0 ? readyEveryMs : Math.min(readyEveryMs, firstRetryMs * 2 ** (failures - 1));
     // Jitter of a fifth either way, so that many gateways do not probe in step.
-    await clock.sleep(pace * (0.8 + 0.4 * random()), signal).catch(() => {});
+    const pause = pace * (0.8 + 0.4 * random());
+    if (nudge === undefined) {
+      await clock.sleep(pause, signal).catch(() => {});
+      continue;
+    }
+    // However often something fails there, a struggling backend is not probed more often than this.
+    const least = Math.min(firstRetryMs, pause);
+    await clock.sleep(least, signal).catch(() => {});
+    await clock.sleep(pause - least, AbortSignal.any([signal, nudge])).catch(() => {});
   }
 }
 

@@ -1,7 +1,7 @@
 import type { Backend, BackendHealth, BackendInfo } from "../../backends/backend.ts";
 import { backendId, type OpenBackend } from "../../backends/open.ts";
 import type { Clock } from "../../clock.ts";
-import type { Config, PoolConfig } from "../../config/schema.ts";
+import type { Config, ModelConfig, PoolConfig } from "../../config/schema.ts";
 import { Breaker } from "../dispatch/breaker.ts";
 import { RetryBudget } from "../dispatch/retry-budget.ts";
 import { followKvEvents } from "./feed.ts";
@@ -16,7 +16,9 @@ export interface Member {
   readonly breaker: Breaker;
   health: BackendHealth;
   info: BackendInfo | undefined;
-  /** It said it was full: others first until then. */
+  /** When a probe last found it ready. */
+  seenReadyAt: number;
+  /** It was full or silent: others first until then. */
   coolUntil: number;
   /** Attempts under way; a backend that left the configuration closes after its last. */
   inFlight: number;
@@ -41,6 +43,8 @@ interface Entry {
   /** Equal text = the same backend under the same terms: it survives a reload. */
   readonly terms: string;
   readonly stop: AbortController;
+  /** Aborting asks for a probe at once; a new one takes its place. */
+  nudge: AbortController;
 }
 
 /** The pools of the running configuration with their backends' state: health, KV index, load, learned rates. */
@@ -76,6 +80,9 @@ export class Pools {
             poolConfig.key,
             poolConfig.deadlines.connect,
             poolConfig.breaker,
+            poolConfig.upstreamModel,
+            poolConfig.capabilities,
+            poolConfig.health,
           ]);
           const known = entries.get(id) ?? this.#entries.get(id);
           const entry = known?.terms === terms ? known : this.#open(name, poolConfig, endpoint, terms);
@@ -104,6 +111,10 @@ export class Pools {
     return (this.#models[model]?.pools ?? []).flatMap((name) => this.#pools.get(name) ?? []);
   }
 
+  resumeOf(model: string): ModelConfig["resume"] {
+    return (Object.hasOwn(this.#models, model) ? this.#models[model]?.resume : undefined) ?? { wait: 0, breaks: 0 };
+  }
+
   get models(): readonly string[] {
     return Object.keys(this.#models);
   }
@@ -128,6 +139,12 @@ export class Pools {
     });
   }
 
+  /** Something failed there: its health is looked at now instead of at the next turn. */
+  suspect(member: Member): void {
+    const entry = this.#entries.get(member.backend.id);
+    if (entry?.member === member) entry.nudge.abort();
+  }
+
   /** An attempt on a member has ended; closes the member when it was the last of one that is gone. */
   released(member: Member): void {
     member.inFlight--;
@@ -149,13 +166,15 @@ export class Pools {
       breaker: new Breaker(pool.breaker),
       health: { ready: false, reason: "not asked yet" },
       info: undefined,
+      seenReadyAt: Number.NEGATIVE_INFINITY,
       coolUntil: Number.NEGATIVE_INFINITY,
       inFlight: 0,
     };
-    return { member, terms, stop: new AbortController() };
+    return { member, terms, stop: new AbortController(), nudge: new AbortController() };
   }
 
-  #watch({ member, stop }: Entry): void {
+  #watch(entry: Entry): void {
+    const { member, stop } = entry;
     const { backend } = member;
     const { clock, random } = this.#options;
     const { signal } = stop;
@@ -164,7 +183,14 @@ export class Pools {
       clock,
       random,
       signal,
+      nudged: () => {
+        entry.nudge = new AbortController();
+        return entry.nudge.signal;
+      },
       report: (seen) => {
+        // A daemon is ready when it has produced a token: what failed before it restarted says nothing of it now.
+        if (seen.health.ready && !member.health.ready && backend.capabilities.tokenIds) member.breaker.reset();
+        if (seen.health.ready) member.seenReadyAt = clock.now();
         member.health = seen.health;
         member.info = seen.info ?? member.info;
         if (seen.load === undefined) this.ledger.forgetForeign(backend.id);
