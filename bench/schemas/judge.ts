@@ -8,17 +8,13 @@ import draft04 from "ajv-draft-04";
 
 const options = { strict: false, allErrors: false, validateFormats: true, logger: false } as const;
 
-/** `id` without the dollar sign is draft-04's; later drafts refuse it. */
-const hasPlainId = (schema: unknown): boolean =>
-  typeof schema === "object" && schema !== null && "id" in schema && typeof schema.id === "string";
-
 function forDraft(schema: unknown): Ajv {
   const draft = typeof schema === "object" && schema !== null && "$schema" in schema ? String(schema.$schema) : "";
   const ajv = draft.includes("2020-12")
     ? new Ajv2020(options)
     : draft.includes("2019-09")
       ? new Ajv2019(options)
-      : /draft-0[34]/.test(draft) || (draft === "" && hasPlainId(schema))
+      : /draft-0[34]/.test(draft)
         ? new draft04.default(options)
         : new Ajv(options);
   formats.default(ajv);
@@ -43,6 +39,8 @@ export function judge(schema: unknown, text: string): Verdict {
   ) {
     delete known.$schema;
   }
+  // `id` without the dollar sign is draft-04's name for `$id`; ajv refuses it in later drafts, where it says nothing.
+  if (typeof known === "object" && known !== null && "id" in known && typeof known.id === "string") delete known.id;
   try {
     const validate = forDraft(known).compile(known as object);
     if (validate(value)) return { kind: "valid" };
