@@ -71,6 +71,16 @@ class Linear {
   int64_t bytes = 0;  // what one whole read of it moves
 };
 
+// One expert as its file holds it. Biases are host vectors, or empty: gpt-oss has all three, most models none.
+struct ExpertSource {
+  WeightSource gate;
+  WeightSource up;
+  WeightSource down;
+  std::span<const float> gate_bias;  // [inter]
+  std::span<const float> up_bias;    // [inter]
+  std::span<const float> down_bias;  // [hidden]
+};
+
 // The experts of one layer, likewise.
 class Experts {
  public:
@@ -115,7 +125,7 @@ struct GraphKey {
 // ---------------------------------------------------------------------------------------------------------------------
 // KV memory
 
-enum class KvType : uint8_t { f32, f16, bf16, fp8_e4m3 };
+enum class KvType : uint8_t { f32, f16, bf16, fp8_e4m3, int8 };
 
 // One KV group's pool. A block holds kBlockTokens tokens of all the group's layers in one piece:
 //   full, sliding: [layer][K: head][..][V: head][..]; the order inside a head is the backend's own
@@ -207,8 +217,12 @@ struct MoeRoute {
   int32_t top_groups;
   bool renormalise;
   float scale;
-  int32_t* expert_ids;          // out [n_tokens][top_k], by falling score, ties to the smaller id
-  float* expert_weights;        // out [n_tokens][top_k]
+  int32_t n_shared;             // experts n_experts .. n_experts + n_shared - 1 join each token with weight 1
+  const int32_t* replicas;      // [n_experts][max_replicas] physical experts of a logical one, -1 = none; null = identity
+  int32_t max_replicas;
+  int32_t* expert_ids;          // out [n_tokens][top_k + n_shared], by falling score, ties to the smaller id
+  float* expert_weights;        // out [n_tokens][top_k + n_shared]
+  int64_t* expert_tokens;       // in and out [physical experts], tokens routed so far (for balancing), or null
 };
 
 // Per-row sampling state in fixed tables, written when a generation is admitted (DESIGN: order of the steps, RNG keyed by
@@ -286,8 +300,8 @@ class Ops {
   virtual std::unique_ptr<Linear> prepare_linear(std::span<const WeightSource> parts, std::span<const float> bias);
   // A table read one row a token. Keeps the source's memory (host, mapped) where the backend can read it.
   virtual std::unique_ptr<Linear> prepare_embedding(const WeightSource& table);
-  virtual std::unique_ptr<Experts> prepare_experts(std::span<const WeightSource> gate, std::span<const WeightSource> up,
-                                                   std::span<const WeightSource> down);
+  // Shared experts come behind the routed ones and take part in every token (MoeRoute::n_shared).
+  virtual std::unique_ptr<Experts> prepare_experts(std::span<const ExpertSource> experts);
   // Copies a small vector (norm weights, sinks) into backend memory; lives as long as the Ops.
   virtual const float* upload(std::span<const float> values);
   virtual KvPool make_kv_pool(const KvShape& shape, int32_t n_blocks);  // freed with the Ops; blocks start as zeros

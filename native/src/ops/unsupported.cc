@@ -20,8 +20,7 @@ std::unique_ptr<Linear> Ops::prepare_linear(std::span<const WeightSource>, std::
 std::unique_ptr<Linear> Ops::prepare_embedding(const WeightSource&) {
   unsupported(name(), "prepare_embedding", kNotBuilt);
 }
-std::unique_ptr<Experts> Ops::prepare_experts(std::span<const WeightSource>, std::span<const WeightSource>,
-                                              std::span<const WeightSource>) {
+std::unique_ptr<Experts> Ops::prepare_experts(std::span<const ExpertSource>) {
   unsupported(name(), "prepare_experts", kNotBuilt);
 }
 const float* Ops::upload(std::span<const float>) { unsupported(name(), "upload", kNotBuilt); }

@@ -12,7 +12,7 @@ export interface CostInput {
 
 /**
  * Weight of a request's own uncached tokens against those already waiting. Computing them also delays whoever comes after,
- * which the queue's length alone does not show; 2 gave the best mean in a simulation over public traces, 1 and 3 nearly so.
+ * which the queue's length alone does not show, so they count twice.
  */
 export const beta = 2;
 
