@@ -148,7 +148,7 @@ __device__ PlanView make_plan(const MoeRouteArgs& r, const MoeExpertsArgs& p, co
   if (threadIdx.x == 0) ptx::wait_until_equal(&work.sync->routed, routed);
   __syncthreads();
 
-  // Token sets by expert. `slots` holds expert ids for now.
+  // Token sets by expert; until they are there, `slots` holds expert ids.
   if (pipe.choose) {
     for (int token = warp; token < n_tokens; token += kThreads / 32) {
       Chosen chosen = choose_among<256>(r, token, reinterpret_cast<ChooseScratch*>(shared + map.weights)[warp]);
