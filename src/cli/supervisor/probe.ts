@@ -26,6 +26,10 @@ export async function firstAnswer(target: Target, signal: AbortSignal): Promise<
 /** undefined when a token came, else why not. */
 async function ask({ url, key, model }: Target, signal: AbortSignal): Promise<string | undefined> {
   try {
+    // Asked first, so that a healthy start leaves no refused request in the log.
+    const ready = await request(`${url}/readyz`, { signal });
+    const state = await ready.body.text();
+    if (ready.statusCode !== 200) return `${ready.statusCode} ${state.slice(0, 500)}`;
     const answer = await request(`${url}/v1/chat/completions`, {
       method: "POST",
       headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },
