@@ -310,10 +310,12 @@ TEST(closing_ends_what_runs_with_an_error_that_another_backend_may_cure) {
                                grammars(), sink.sink());
   const auto id = submit(*engine, request(tokens(4, 1), 500));
   gate.wait_arrived(1);
+  // The running step ends only when closing has begun, so that the answer cannot be done before.
+  std::thread closer([&] { engine->close(); });
+  while (engine->submit(request(tokens(4, 1), 5)).refusal != Refusal::draining) std::this_thread::yield();
   gate.open();
-  engine->close();
+  closer.join();
   CHECK_EQ(sink.now(id).error, std::string("engine_closed"));
-  CHECK(engine->submit(request(tokens(4, 1), 5)).refusal == Refusal::draining);
   CHECK(engine->integrity().ok);
 }
 
