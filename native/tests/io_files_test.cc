@@ -192,7 +192,7 @@ TEST(a_model_that_cannot_be_computed_right_is_refused) {
   with("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", "tensor model.layers.2.input_layernorm.weight is missing");
   with("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1", "has no place in architecture");
   with("\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false", "tensor lm_head.weight is missing");
-  with("\"rope_type\": \"default\"", "\"rope_type\": \"yarn\"", "rope type \"yarn\" is not built");
+  with("\"rope_type\": \"default\"", "\"rope_type\": \"dynamic\"", "rope type \"dynamic\" is not built");
   with("\"hidden_act\": \"silu\"", "\"hidden_act\": \"gelu\"", "only hidden_act");
   with("\"num_attention_heads\": 4", "\"num_attention_heads\": 3", "no multiple of kv heads");
   with("\"vocab_size\": 93", "\"vocab_size\": -1", "no sensible integer");

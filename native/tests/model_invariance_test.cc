@@ -26,6 +26,8 @@ void each(const std::function<void(const std::string&, Precision, int)>& body) {
   for (const Precision precision : {Precision::exact, Precision::fast}) {
     body(goldens("llama-gqa-tied"), precision, 200);
     body(goldens("qwen3"), precision, 200);
+    // Experts with a gated shared one; a window, sinks and MXFP4 experts; latent attention with grouped experts.
+    for (const char* name : {"qwen2-moe", "gpt-oss-mxfp4", "deepseek-v2"}) body(goldens(name), precision, 200);
   }
   body(smollm2_path(), Precision::fast, 1100);
 }
@@ -134,17 +136,19 @@ TEST(two_threads_give_the_bits_of_one) {
 }
 
 TEST(instruction_sets_give_the_same_bits) {
-  std::vector<float> reference;
-  for (const char* isa : {"generic", "avx2", "avx512"}) {
-    ::setenv("SLUICE_CPU_ISA", isa, 1);
-    try {
-      Session session(goldens("llama-gqa-tied"), Precision::fast, 1, 1, 200);
-      const std::vector<float> got = run(session, 0, some_tokens(60, session.vocab(), 4), 50);
-      if (reference.empty()) reference = got;
-      CHECK(same_bits(got.data(), reference.data(), got.size()));
-    } catch (const std::runtime_error& e) {
-      // Only a machine without the instruction set may leave it out.
-      CHECK(std::string(e.what()).find("this CPU lacks it") != std::string::npos);
+  for (const char* name : {"llama-gqa-tied", "gpt-oss-mxfp4", "deepseek-v2"}) {
+    std::vector<float> reference;
+    for (const char* isa : {"generic", "avx2", "avx512"}) {
+      ::setenv("SLUICE_CPU_ISA", isa, 1);
+      try {
+        Session session(goldens(name), Precision::fast, 1, 1, 200);
+        const std::vector<float> got = run(session, 0, some_tokens(60, session.vocab(), 4), 50);
+        if (reference.empty()) reference = got;
+        CHECK(same_bits(got.data(), reference.data(), got.size()));
+      } catch (const std::runtime_error& e) {
+        // Only a machine without the instruction set may leave it out.
+        CHECK(std::string(e.what()).find("this CPU lacks it") != std::string::npos);
+      }
     }
   }
   ::unsetenv("SLUICE_CPU_ISA");

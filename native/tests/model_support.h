@@ -63,8 +63,13 @@ class Session {
     model = load_model(options);
     model->reserve(rows * blocks_per_row_, rows, max_step, max_logits);
     // Rows' blocks interleave, so that a wrong block address cannot go unnoticed.
-    for (int row = 0; row < rows; ++row) {
-      for (int b = 0; b < blocks_per_row_; ++b) table_.push_back(b * rows + row);
+    // Groups have tables of their own: a layer that reads another group's blocks must not go unnoticed either.
+    const int n_blocks = rows * blocks_per_row_;
+    for (size_t g = 0; g < model->info().kv_groups.size(); ++g) {
+      auto& table = tables_.emplace_back();
+      for (int row = 0; row < rows; ++row) {
+        for (int b = 0; b < blocks_per_row_; ++b) table.push_back((b * rows + row + 3 * static_cast<int>(g)) % n_blocks);
+      }
     }
     lengths.assign(static_cast<size_t>(rows), 0);
   }
@@ -89,9 +94,9 @@ class Session {
       n_logits += piece.n_logits;
     }
     std::vector<float> logits(static_cast<size_t>(n_logits) * static_cast<size_t>(vocab()));
-    const BlockTables::Group group{table_.data(), blocks_per_row_};
-    const BlockTables tables{{&group, 1}};
-    model->forward({rows, tokens, n_logits}, tables, logits);
+    std::vector<BlockTables::Group> groups;
+    for (const auto& table : tables_) groups.push_back({table.data(), blocks_per_row_});
+    model->forward({rows, tokens, n_logits}, {groups}, logits);
     return logits;
   }
 
@@ -111,7 +116,7 @@ class Session {
  private:
   int rows_;
   int blocks_per_row_;
-  std::vector<int32_t> table_;
+  std::vector<std::vector<int32_t>> tables_;  // by KV group
 };
 
 }  // namespace sluice::test

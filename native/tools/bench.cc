@@ -143,8 +143,8 @@ class Bench {
   void step(const std::vector<RowWork>& rows, const std::vector<Token>& tokens) {
     int n_logits = 0;
     for (const RowWork& row : rows) n_logits += row.n_logits;
-    const BlockTables::Group group{table_.data(), blocks_per_row_};
-    model_.forward({rows, tokens, n_logits}, {{&group, 1}}, logits_);
+    const std::vector<BlockTables::Group> groups(model_.info().kv_groups.size(), {table_.data(), blocks_per_row_});
+    model_.forward({rows, tokens, n_logits}, {groups}, logits_);
   }
 
   Model& model_;

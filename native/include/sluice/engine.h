@@ -149,8 +149,7 @@ using EventSink = std::function<void(std::span<const uint32_t> words)>;
 
 class Engine {
  public:
-  // Takes all memory now. Throws std::runtime_error when it does not fit, on an option out of range and on KV groups
-  // other than one of kind `full`.
+  // Takes all memory now. Throws std::runtime_error when it does not fit, and on an option out of range.
   static std::unique_ptr<Engine> create(const EngineOptions& options, std::unique_ptr<Model> model,
                                         GrammarSupport grammars, EventSink sink);
   virtual ~Engine() = default;  // closes

@@ -15,9 +15,7 @@ int32_t count_blocks(const EngineOptions& options, const ModelInfo& info) {
     throw std::runtime_error("max_step_tokens must be at least max_rows: every row may decode in a step");
   if (options.kv_tokens < kBlockTokens)
     throw std::runtime_error("kv_tokens must be at least " + std::to_string(kBlockTokens));
-  if (info.kv_groups.size() != 1 || info.kv_groups[0].kind != KvGroupKind::full)
-    throw std::runtime_error("the scheduler runs models with one KV group of full attention; sliding windows, MLA " +
-                             std::string("latents and mixtures of them are not built"));
+  if (info.kv_groups.empty()) throw std::runtime_error("the model has no KV group");
   return options.kv_tokens / kBlockTokens;
 }
 
@@ -42,6 +40,7 @@ Runner::Runner(const EngineOptions& options, Model& model, std::vector<Token> gr
       grammar_stop_ids_(std::move(grammar_stop_ids)),
       blocks_per_row_(table_width(options, model.info())),
       block_table_(static_cast<size_t>(options.max_rows) * static_cast<size_t>(blocks_per_row_), 0),
+      groups_(model.info().kv_groups.size(), {.blocks = block_table_.data(), .blocks_per_row = blocks_per_row_}),
       log_(log),
       cache_(count_blocks(options, model.info()), random_seed(), log),
       by_row_(static_cast<size_t>(options.max_rows), nullptr),
@@ -130,11 +129,10 @@ void Runner::step() {
     n_logits += work.n_logits;
   }
   const auto vocab = static_cast<size_t>(model_.info().vocab_size);
-  const std::array groups{BlockTables::Group{.blocks = block_table_.data(), .blocks_per_row = blocks_per_row_}};
   const std::span<float> logits = std::span<float>(logits_).first(static_cast<size_t>(n_logits) * vocab);
 
   const auto begin = Clock::now();
-  model_.forward({.rows = work_, .tokens = tokens_, .n_logits = n_logits}, {.groups = groups}, logits);
+  model_.forward({.rows = work_, .tokens = tokens_, .n_logits = n_logits}, {.groups = groups_}, logits);
   const double forward_ms = milliseconds(Clock::now() - begin);
   const auto prefilled = static_cast<int32_t>(tokens_.size()) - decode_rows;
   budget_.observe(decode_rows, prefilled, forward_ms);

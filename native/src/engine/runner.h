@@ -70,7 +70,11 @@ class Runner {
   Model& model_;
   std::vector<Token> grammar_stop_ids_;
   int32_t blocks_per_row_;
-  std::vector<int32_t> block_table_;  // [max_rows][blocks_per_row] of the one KV group
+  // [max_rows][blocks_per_row]. One block id names the same 16 tokens in the pool of every KV group, so that lease, prefix
+  // index and accounting are one for all groups. Blocks behind a sliding window are kept: a later prompt that shares the
+  // prefix may end inside it, and then needs them.
+  std::vector<int32_t> block_table_;
+  std::vector<BlockTables::Group> groups_;  // all with that table
   KvLog& log_;
   KvCache cache_;
   WaitingQueue queue_;

@@ -15,7 +15,8 @@ FormatLayout format_layout(WeightFormat format) {
     case WeightFormat::fp8_e4m3: return {1, 1};
     case WeightFormat::int8: return {1, 1};
     case WeightFormat::int4: return {2, 1};
-    case WeightFormat::mxfp4: return {32, 17};
+    case WeightFormat::mxfp4: return {32, 17};  // GGUF's, with the exponent in front
+    case WeightFormat::u8: return {1, 1};
     case WeightFormat::q4_0: return {32, 18};
     case WeightFormat::q4_1: return {32, 20};
     case WeightFormat::q5_0: return {32, 22};
@@ -37,6 +38,7 @@ std::string_view format_name(WeightFormat format) {
     case WeightFormat::int8: return "I8";
     case WeightFormat::int4: return "I4";
     case WeightFormat::mxfp4: return "MXFP4";
+    case WeightFormat::u8: return "U8";
     case WeightFormat::q4_0: return "Q4_0";
     case WeightFormat::q4_1: return "Q4_1";
     case WeightFormat::q5_0: return "Q5_0";
@@ -161,7 +163,8 @@ void dequantize(WeightFormat format, const std::byte* source, int64_t n, float* 
     case WeightFormat::fp8_e4m3:
     case WeightFormat::int8:
     case WeightFormat::int4:
-    case WeightFormat::mxfp4: break;
+    case WeightFormat::mxfp4:
+    case WeightFormat::u8: break;
   }
   throw std::runtime_error("cannot decode " + std::string(format_name(format)) + " without its scales");
 }

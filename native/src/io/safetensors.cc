@@ -18,6 +18,7 @@ WeightFormat format_of(const std::string& dtype, const std::string& name) {
   if (dtype == "BF16") return WeightFormat::bf16;
   if (dtype == "F8_E4M3") return WeightFormat::fp8_e4m3;
   if (dtype == "I8") return WeightFormat::int8;
+  if (dtype == "U8") return WeightFormat::u8;
   throw std::runtime_error("tensor " + name + " has the unsupported safetensors type " + dtype);
 }
 

@@ -13,7 +13,7 @@ namespace sluice {
 class SafetensorsFile {
  public:
   // Throws std::runtime_error on anything the header says that the file does not hold; data types that are no weights
-  // (integers, booleans) are errors that name the tensor.
+  // (wider integers, booleans) are errors that name the tensor.
   explicit SafetensorsFile(const std::string& path);
   const std::vector<Tensor>& tensors() const { return tensors_; }
   const MappedFile& file() const { return *file_; }

@@ -32,4 +32,11 @@ std::string_view format_name(WeightFormat format);
 // whose scales lie beside the data.
 void dequantize(WeightFormat format, const std::byte* source, int64_t n, float* out);
 
+// Output `row` of a matrix as cols fp32 values, whatever its order, strides and scales. Throws as dequantize does.
+void read_row(const WeightSource& source, int32_t row, float* out);
+// MXFP4 with its exponents: what the values of a row's 32-value block are multiples of, 0.5 * 2^(exponent - 127).
+float mxfp4_step(const WeightSource& source, int32_t row, int32_t block);
+// Where that row begins in a matrix whose rows are contiguous (col_stride 0).
+const std::byte* row_start(const WeightSource& source, int32_t row);
+
 }  // namespace sluice

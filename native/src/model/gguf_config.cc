@@ -39,7 +39,7 @@ ModelConfig read_gguf_config(const GgufFile& file) {
     throw std::runtime_error("keys and values of different width are not built");
   }
   if (optional(key("attention.sliding_window"), 0) != 0) throw std::runtime_error("sliding-window attention is not built");
-  if (optional(key("expert_count"), 0) != 0) throw std::runtime_error("mixture-of-experts models are not built on this backend");
+  if (optional(key("expert_count"), 0) != 0) throw std::runtime_error("mixture-of-experts models are read from safetensors folders only, not from GGUF files");
   const auto eps = file.number(key("attention.layer_norm_rms_epsilon"));
   if (!eps) throw std::runtime_error("GGUF key " + key("attention.layer_norm_rms_epsilon") + " is missing");
   c.norm_eps = static_cast<float>(*eps);

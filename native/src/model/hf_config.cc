@@ -1,14 +1,10 @@
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
-#include <limits>
-#include <numbers>
 #include <stdexcept>
 
 #include "base/json.h"
 #include "base/mapped_file.h"
-#include "model/config.h"
-#include "model/families.h"
+#include "model/hf_values.h"
 
 namespace sluice {
 
@@ -23,83 +19,6 @@ json::Value read_json(const std::string& path) {
     return json::parse({reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()});
   } catch (const std::runtime_error& e) {
     throw std::runtime_error(path + ": " + e.what());
-  }
-}
-
-class Config {
- public:
-  explicit Config(const json::Value& root) : root_(root) {}
-
-  int32_t integer(const char* key) const {
-    const json::Value* value = root_.find(key);
-    if (value == nullptr) throw std::runtime_error(std::string("config.json lacks ") + key);
-    return integer_of(*value, key);
-  }
-  int32_t integer(const char* key, int32_t fallback) const {
-    const json::Value* value = root_.find(key);
-    return value == nullptr ? fallback : integer_of(*value, key);
-  }
-  double number(const json::Value& in, const char* key, double fallback) const {
-    const json::Value* value = in.find(key);
-    double out = fallback;
-    if (value != nullptr && !value->number(out)) throw std::runtime_error(std::string("config.json: ") + key + " is no number");
-    return out;
-  }
-  bool flag(const char* key) const {
-    const json::Value* value = root_.find(key);
-    return value != nullptr && value->boolean() != nullptr && *value->boolean();
-  }
-
- private:
-  static int32_t integer_of(const json::Value& value, const char* key) {
-    const int64_t* i = value.integer();
-    if (i == nullptr || *i < 0 || *i > std::numeric_limits<int32_t>::max()) {
-      throw std::runtime_error(std::string("config.json: ") + key + " is no sensible integer");
-    }
-    return static_cast<int32_t>(*i);
-  }
-  const json::Value& root_;
-};
-
-// Llama 3.1's stretching (Meta's llama-models; HF rope type "llama3"): wavelengths beyond the original context are
-// divided by the factor, short ones kept, a band between interpolated.
-void scale_llama3(std::vector<float>& inv_frequency, double factor, double low, double high, double original) {
-  for (float& f : inv_frequency) {
-    const double wavelength = 2.0 * std::numbers::pi / f;
-    if (wavelength < original / high) continue;
-    if (wavelength > original / low) {
-      f = static_cast<float>(f / factor);
-    } else {
-      const double smooth = (original / wavelength - low) / (high - low);
-      f = static_cast<float>((1 - smooth) * f / factor + smooth * f);
-    }
-  }
-}
-
-void read_rope(const Config& config, const json::Value& root, ModelConfig& c) {
-  // transformers 5 writes rope_parameters, older versions rope_theta and rope_scaling.
-  const json::Value* rope = root.find("rope_parameters");
-  const json::Value* scaling = rope != nullptr ? rope : root.find("rope_scaling");
-  c.rope_theta = config.number(root, "rope_theta", 10000.0);
-  if (rope != nullptr) c.rope_theta = config.number(*rope, "rope_theta", c.rope_theta);
-  if (config.number(root, "partial_rotary_factor", 1.0) != 1.0 ||
-      (rope != nullptr && config.number(*rope, "partial_rotary_factor", 1.0) != 1.0)) {
-    throw std::runtime_error("config.json: partial rotary embeddings are not built");
-  }
-  c.inv_frequency = rope_inv_frequency(c.rope_theta, c.head_dim);
-  if (scaling == nullptr) return;
-  const json::Value* type = scaling->find("rope_type");
-  if (type == nullptr) type = scaling->find("type");
-  const std::string kind = type != nullptr && type->string() != nullptr ? *type->string() : "default";
-  const double factor = config.number(*scaling, "factor", 1.0);
-  if (kind == "linear") {
-    for (float& f : c.inv_frequency) f = static_cast<float>(f / factor);
-  } else if (kind == "llama3") {
-    scale_llama3(c.inv_frequency, factor, config.number(*scaling, "low_freq_factor", 1.0),
-                 config.number(*scaling, "high_freq_factor", 4.0),
-                 config.number(*scaling, "original_max_position_embeddings", 8192.0));
-  } else if (kind != "default") {
-    throw std::runtime_error("config.json: rope type \"" + kind + "\" is not built");
   }
 }
 
@@ -123,7 +42,7 @@ void add_stop_ids(const json::Value& root, ModelConfig& c) {
 
 ModelConfig read_hf_config(const std::string& folder) {
   const json::Value root = read_json(folder + "/config.json");
-  const Config config(root);
+  const HfValues config(root);
   ModelConfig c;
   c.name = std::filesystem::path(folder).filename().string();
   const json::Value* architectures = root.find("architectures");
@@ -144,21 +63,31 @@ ModelConfig read_hf_config(const std::string& folder) {
   c.n_heads = config.integer("num_attention_heads");
   c.n_kv_heads = config.integer("num_key_value_heads", c.n_heads);
   if (c.n_heads == 0) throw std::runtime_error("config.json: num_attention_heads is zero");
-  c.head_dim = config.integer("head_dim", c.hidden / c.n_heads);
-  c.norm_eps = static_cast<float>(config.number(root, "rms_norm_eps", 1e-6));
-  // A window that is switched off, or as long as the context, masks nothing.
-  const int32_t window = config.integer("sliding_window", 0);
-  const bool may_slide = root.find("use_sliding_window") == nullptr || config.flag("use_sliding_window");
-  if (window > 0 && window < c.context_length && may_slide) throw std::runtime_error("config.json: sliding-window attention is not built");
-  const json::Value* activation = root.find("hidden_act");
-  if (activation != nullptr && (activation->string() == nullptr || *activation->string() != "silu")) {
-    throw std::runtime_error("config.json: only hidden_act \"silu\" is built");
+  if (family->mla) {
+    c.mla.latent = config.integer("kv_lora_rank");
+    c.mla.q_latent = config.integer("q_lora_rank", 0);
+    c.mla.nope = config.integer("qk_nope_head_dim");
+    c.mla.rope = config.integer("qk_rope_head_dim");
+    c.mla.value = config.integer("v_head_dim");
+    c.head_dim = c.mla.nope + c.mla.rope;
+    c.n_kv_heads = 1;
+  } else {
+    c.head_dim = config.integer("head_dim", c.hidden / c.n_heads);
   }
-  if (root.find("quantization_config") != nullptr) throw std::runtime_error("config.json: quantised checkpoints are not built; use a GGUF file");
-  if (root.find("tie_word_embeddings") != nullptr) {
+  c.norm_eps = static_cast<float>(config.number("rms_norm_eps", 1e-6));
+  if (config.text("hidden_act", "silu") != "silu") throw std::runtime_error("config.json: only hidden_act \"silu\" is built");
+  if (const json::Value* quantised = root.find("quantization_config")) {
+    const json::Value* method = quantised->find("quant_method");
+    const bool mxfp4 = method != nullptr && method->string() != nullptr && *method->string() == "mxfp4";
+    if (!mxfp4 || family->moe == nullptr || !family->moe->fused) {
+      throw std::runtime_error("config.json: quantised checkpoints are not built, but for MXFP4 experts; use a GGUF file");
+    }
+  }
+  if (config.has("tie_word_embeddings")) {
     c.head = config.flag("tie_word_embeddings") ? ModelConfig::Head::tied : ModelConfig::Head::own;
   }
-  read_rope(config, root, c);
+  read_hf_rope(config, c);
+  read_hf_layers(config, *family, c);
   add_stop_ids(root, c);
   const std::string generation = folder + "/generation_config.json";
   if (std::filesystem::exists(generation)) add_stop_ids(read_json(generation), c);

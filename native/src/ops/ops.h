@@ -33,7 +33,8 @@ enum class WeightFormat : uint8_t {
   fp8_e4m3,
   int8,   // symmetric, scales beside
   int4,   // two a byte, low nibble first, groups along the input; scales and optional zero points beside
-  mxfp4,  // OCP MX: 32 e2m1 values and one e8m0 exponent a block
+  mxfp4,  // OCP MX: e2m1 values, two a byte, low nibble first; an e8m0 exponent for each 32 of a row, beside
+  u8,     // no weights: bytes that are part of another tensor (exponents)
   // GGUF block formats: scales live inside the blocks.
   q4_0,
   q4_1,
@@ -58,8 +59,13 @@ struct WeightSource {
   const float* scales = nullptr;      // per_tensor 1, per_row [rows], per_group [rows][cols / group],
                                       // block_128x128 [ceil(rows / 128)][ceil(cols / 128)]
   const uint8_t* zeros = nullptr;     // int4: zero point per group, or null = symmetric around 8
+  const uint8_t* exponents = nullptr; // mxfp4: [rows][cols / 32], value 2^(e - 127)
   int32_t group = 0;                  // columns a scale covers, for per_group
-  std::span<const int32_t> row_order; // empty, or a permutation: output r is the file's row row_order[r]
+  std::span<const int32_t> row_order; // empty, or output r is the file's row row_order[r]: a permutation or a choice
+  // Bytes from a row to the next and from a value to the next of its row; 0 = packed. A slice of columns has a row stride,
+  // a file that stores inputs first has both. col_stride: f32, f16 and bf16 only.
+  int64_t row_stride = 0;
+  int64_t col_stride = 0;
 };
 
 // A matrix in the layout of its backend's kernels, made once at load by prepare_*.
@@ -71,23 +77,75 @@ class Linear {
   int64_t bytes = 0;  // what one whole read of it moves
 };
 
+enum class ActivationKind : uint8_t {
+  swiglu,          // silu(gate) * up
+  geglu_tanh,      // gelu_tanh(gate) * up
+  swiglu_clamped,  // gpt-oss: g = min(gate, limit), u = clamp(up, -limit, limit): g sigmoid(alpha g) (u + 1)
+};
+
+struct Activation {
+  ActivationKind kind = ActivationKind::swiglu;
+  float alpha = 1.702f;
+  float limit = 7.0f;
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Mixture of experts. For a token x:
+//   s = router x (+ bias);  ids, w = the top_k experts that `route` chooses from s, by falling rank, ties to the smaller id
+//   out = sum over k of w[k] expert(ids[k])(x)  +  sum over the shared experts of g shared(i)(x)
+//   expert(x) = down act(gate x + b, up x + b) + b;   g = 1, or sigmoid(shared_gate x)
+// The sums run in that order, so out has one value whatever the batch.
+
+enum class RouteKind : uint8_t {
+  softmax_topk,          // w = softmax over all experts, chosen by it (Mixtral, Qwen3, OLMoE, DeepSeek-V2)
+  topk_softmax,          // chosen by s, w = softmax over the chosen (gpt-oss, Granite)
+  sigmoid_bias_grouped,  // w = sigmoid(s), chosen by w + selection bias (DeepSeek-V3)
+};
+
+struct MoeSpec {
+  RouteKind route = RouteKind::softmax_topk;
+  int32_t n_experts = 0;      // routed, logical
+  int32_t top_k = 0;
+  // With n_groups > 1 only experts of the top_groups best groups can be chosen. Groups are equal runs of experts; one is as
+  // good as its best expert (softmax_topk: DeepSeek-V2's group_limited_greedy) or its best two together (sigmoid).
+  int32_t n_groups = 1;
+  int32_t top_groups = 1;
+  bool renormalise = false;   // w /= sum of w over the chosen
+  float scale = 1.0f;         // then w *= scale
+  int32_t n_shared = 0;       // experts that every token visits
+  Activation activation;
+};
+
 // One expert as its file holds it. Biases are host vectors, or empty: gpt-oss has all three, most models none.
 struct ExpertSource {
-  WeightSource gate;
+  WeightSource gate;  // [inter][hidden]
   WeightSource up;
-  WeightSource down;
+  WeightSource down;  // [hidden][inter]
   std::span<const float> gate_bias;  // [inter]
   std::span<const float> up_bias;    // [inter]
   std::span<const float> down_bias;  // [hidden]
 };
 
-// The experts of one layer, likewise.
-class Experts {
+struct MoeSource {
+  MoeSpec spec;
+  WeightSource router;                    // [n_experts][hidden]
+  std::span<const float> router_bias;     // [n_experts], or empty
+  std::span<const float> selection_bias;  // [n_experts], or empty
+  // The physical routed experts (n_experts, or more with replicas), then the shared ones, all of one width: a wider shared
+  // MLP is cut into several (its activations are elementwise, so the parts add up to the whole).
+  std::span<const ExpertSource> experts;
+  WeightSource shared_gate;               // [1][hidden]; no data = weight 1 (Qwen2-MoE has it)
+};
+
+// The MoE weights of one layer in the layout of its backend's kernels.
+class MoeWeights {
  public:
-  virtual ~Experts() = default;
-  int32_t n_experts = 0;
+  virtual ~MoeWeights() = default;
+  MoeSpec spec;
+  int32_t n_physical = 0;  // routed experts with their replicas
   int32_t hidden = 0;
   int32_t inter = 0;
+  int64_t expert_bytes = 0;
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -154,6 +212,11 @@ struct KvShape {
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Parameters of single operations
+//
+// Activations are row-major and packed, [tokens][width], in the element type of the backend (Capabilities::activations);
+// here they are `void*`. What is float* is fp32 on every backend: the residual stream, rotary tables, norm weights, logits.
+
+enum class ElementType : uint8_t { f32, bf16 };
 
 // Rotary embedding in the half-split form: pair i is (x[i], x[i + dim/2]). Sources with interleaved pairs are reordered
 // at load (WeightSource::row_order). cos/sin are made once a step by rope_tables.
@@ -163,66 +226,85 @@ struct RopeSpec {
   float magnitude = 1.0f;            // multiplies cos and sin (YaRN)
 };
 
+// Groups full and sliding.
 struct RopeKvWrite {
-  const float* qkv;        // [n_tokens][(n_heads + 2 n_kv_heads) head_dim]
+  void* qkv;               // [n_tokens][(n_heads + 2 n_kv_heads) head_dim]; its q and k are garbage afterwards
   int32_t n_heads;
   int32_t n_kv_heads;
   int32_t head_dim;
-  const float* q_norm;     // [head_dim] RMSNorm weights applied a head before the rotation, or null
+  // RMSNorm weights applied before the rotation, or null. norm_whole false: [head_dim], each head by itself (Qwen3);
+  // true: [n_heads head_dim] and [n_kv_heads head_dim], over all heads together (OLMoE).
+  const float* q_norm;
   const float* k_norm;
+  bool norm_whole;
   float norm_eps;
   const float* cos_sin;    // rope_tables' output
   int32_t rope_dim;
   int32_t layer;           // inside its KV group
   int32_t group;           // index into StepView::tables
-  float* q_out;            // [n_tokens][n_heads head_dim]
+  void* q_out;             // [n_tokens][n_heads head_dim]
 };
 
-struct Attention {
-  const float* q;          // [n_tokens][n_heads head_dim]; mla_latent: [n_tokens][n_heads (latent_dim + head_dim)]
+// Group mla_latent: multi-head latent attention (DeepSeek-V2, arXiv:2405.04434, 2.1) with the key's up-projection absorbed
+// into the query. A token's KV is one vector of latent_dim + rope_dim, shared by all heads:
+//   [ RMSNorm(kv[0 .. latent_dim)) latent_norm , rotated kv[latent_dim ..) ]
+// and a query is [ W_UK(head)^T q_nope , rotated q_rope ]: head_linear writes the first part of q_out before, this
+// operation the second.
+struct MlaKvWrite {
+  const void* q;             // [n_tokens][n_heads][nope_dim + rope_dim]
+  const void* kv;            // [n_tokens][latent_dim + rope_dim]
   int32_t n_heads;
+  int32_t nope_dim;
+  int32_t rope_dim;
+  int32_t latent_dim;
+  const float* latent_norm;  // [latent_dim]
+  float norm_eps;
+  const float* cos_sin;      // rope_tables' output
   int32_t layer;
   int32_t group;
+  void* q_out;               // [n_tokens][n_heads][latent_dim + rope_dim]; written from latent_dim on
+};
+
+// A matrix a head, as MLA's up-projections are: y[t][h][0 .. rows) = W(h) x[t][h][0 .. cols).
+struct HeadLinear {
+  const Linear* weight;  // prepare_head_linear: n_heads matrices of [rows][cols]
+  int32_t n_heads;
+  const void* x;         // [n_tokens][n_heads][x_stride]
+  int32_t x_stride;      // elements from a head to the next, >= cols
+  void* y;               // [n_tokens][n_heads][y_stride]
+  int32_t y_stride;      // >= rows; elements past rows are left alone
+};
+
+// Causal attention over paged KV. Query i of head h sees the keys j of its own row with
+//   max(0, position(i) - window + 1) <= j <= position(i)   (window 0: all up to itself)
+//   p(j) = exp(scale q k(j)) / (sum over the seen keys of exp(scale q k) + exp(sinks[h]), without the latter where null)
+//   out = sum of p(j) v(j)
+// full, sliding: head h reads kv head h / (n_heads / n_kv_heads) of width head_dim.
+// mla_latent: all heads read the same keys k(j) = the whole vector of latent_dim + head_dim, and v(j) = its first
+// latent_dim elements. (KvPool::head_dim is the rotary part there.)
+// Blocks of keys that no query of a row can see any more may be gone: they must not be read.
+struct Attention {
+  const void* q;           // [n_tokens][n_heads head_dim]; mla_latent: [n_tokens][n_heads (latent_dim + head_dim)]
+  int32_t n_heads;
+  int32_t layer;           // inside its KV group
+  int32_t group;           // index into StepView::tables
   float scale;
   int32_t window;          // 0, or the tokens a query sees, itself included
   const float* sinks;      // [n_heads] logits that join the softmax's denominator, or null
-  float* out;              // [n_tokens][n_heads head_dim]; mla_latent: [n_tokens][n_heads latent_dim]
+  void* out;               // [n_tokens][n_heads head_dim]; mla_latent: [n_tokens][n_heads latent_dim]
 };
 
-enum class ActivationKind : uint8_t {
-  swiglu,          // silu(gate) * up
-  geglu_tanh,      // gelu_tanh(gate) * up
-  swiglu_clamped,  // gpt-oss: gate, up clamped to `limit`; gate sigmoid(alpha gate) (up + 1)
-};
-
-struct Activation {
-  ActivationKind kind = ActivationKind::swiglu;
-  float alpha = 1.702f;
-  float limit = 7.0f;
-};
-
-enum class RouteKind : uint8_t {
-  softmax_topk,          // softmax over all experts, then top-k (renormalise: Qwen3, Mixtral; without: OLMoE)
-  topk_softmax,          // top-k of the logits, softmax over those (gpt-oss, Granite)
-  sigmoid_bias_grouped,  // DeepSeek-V3: sigmoid; selection by score + bias inside the best groups; weights by score
-};
-
-struct MoeRoute {
-  RouteKind kind;
-  const float* logits;          // [n_tokens][n_experts]
-  const float* selection_bias;  // [n_experts] or null
-  int32_t n_experts;
-  int32_t top_k;
-  int32_t n_groups;             // 1 = ungrouped
-  int32_t top_groups;
-  bool renormalise;
-  float scale;
-  int32_t n_shared;             // experts n_experts .. n_experts + n_shared - 1 join each token with weight 1
-  const int32_t* replicas;      // [n_experts][max_replicas] physical experts of a logical one, -1 = none; null = identity
-  int32_t max_replicas;
-  int32_t* expert_ids;          // out [n_tokens][top_k + n_shared], by falling score, ties to the smaller id
-  float* expert_weights;        // out [n_tokens][top_k + n_shared]
-  int64_t* expert_tokens;       // in and out [physical experts], tokens routed so far (for balancing), or null
+struct MoeLayer {
+  const MoeWeights* weights;
+  const void* x;                      // [n_tokens][hidden]
+  void* out;                          // [n_tokens][hidden]; not x
+  // Physical experts of a logical one, [n_experts][max_replicas], -1 = none; null = the logical id is the physical one.
+  // Replicas hold equal weights, so which of them a token visits changes no number.
+  const int32_t* replicas = nullptr;
+  int32_t max_replicas = 0;
+  int64_t* expert_tokens = nullptr;   // in and out, or null: [n_physical] tokens sent to each so far, for balancing
+  int32_t* expert_ids = nullptr;      // out, or null: [n_tokens][top_k] logical ids
+  float* expert_weights = nullptr;    // out, or null: [n_tokens][top_k]
 };
 
 // Per-row sampling state in fixed tables, written when a generation is admitted (DESIGN: order of the steps, RNG keyed by
@@ -265,8 +347,13 @@ struct StepLimits {
   int32_t max_positions;  // longest row
   int32_t max_cols;       // widest input of any Linear
   int32_t n_heads;
-  int32_t n_kv_heads;
-  int32_t head_dim;
+  int32_t n_kv_heads;  // 1 for mla_latent
+  int32_t head_dim;    // widest key: latent_dim + rope for mla_latent
+  // Of the widest MoE layer; zeros where there is none.
+  int32_t n_experts = 0;        // logical
+  int32_t experts_a_token = 0;  // top_k + shared
+  int32_t expert_inter = 0;
+  int32_t expert_hidden = 0;
 };
 
 // Where a step's time went, one entry an operation; collected only when the environment variable SLUICE_PROF is 1.
@@ -284,6 +371,7 @@ struct Capabilities {
   bool sampling = false;
   bool host_memory = false;    // backend memory is host memory: results may be written straight to the caller's arrays
   bool device_counts = false;  // kernels read StepView::counts on the device, so steps can be captured
+  ElementType activations = ElementType::f32;
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -300,8 +388,9 @@ class Ops {
   virtual std::unique_ptr<Linear> prepare_linear(std::span<const WeightSource> parts, std::span<const float> bias);
   // A table read one row a token. Keeps the source's memory (host, mapped) where the backend can read it.
   virtual std::unique_ptr<Linear> prepare_embedding(const WeightSource& table);
-  // Shared experts come behind the routed ones and take part in every token (MoeRoute::n_shared).
-  virtual std::unique_ptr<Experts> prepare_experts(std::span<const ExpertSource> experts);
+  // One matrix a head, all of one shape (HeadLinear).
+  virtual std::unique_ptr<Linear> prepare_head_linear(std::span<const WeightSource> heads);
+  virtual std::unique_ptr<MoeWeights> prepare_moe(const MoeSource& source);
   // Copies a small vector (norm weights, sinks) into backend memory; lives as long as the Ops.
   virtual const float* upload(std::span<const float> values);
   virtual KvPool make_kv_pool(const KvShape& shape, int32_t n_blocks);  // freed with the Ops; blocks start as zeros
@@ -320,20 +409,19 @@ class Ops {
   virtual void embed(const Linear& table, const StepView& step, float scale, float* out);  // [n_tokens][hidden]
   // residual += delta (skipped when delta is null), then out = residual / sqrt(mean(residual^2) + eps) * weight.
   // With gather set, only tokens step.logit_tokens are normalised, packed to [n_logits][hidden].
-  virtual void rmsnorm(const StepView& step, float* residual, const float* delta, const float* weight, int32_t width,
-                       float eps, bool gather, float* out);
-  // y[m][rows] = x[m][cols] W^T + bias. over_logits: m = n_logits instead of n_tokens.
-  virtual void linear(const StepView& step, const Linear& weight, const float* x, float* y, bool over_logits);
+  virtual void rmsnorm(const StepView& step, float* residual, const void* delta, const float* weight, int32_t width,
+                       float eps, bool gather, void* out);
+  // out = x / sqrt(mean(x^2) + eps) * weight over activations [n_tokens][width]; out may be x.
+  virtual void norm(const StepView& step, const void* x, const float* weight, int32_t width, float eps, void* out);
+  // y[m][rows] = x[m][cols] W^T + bias. over_logits: m = n_logits instead of n_tokens, and y is fp32.
+  virtual void linear(const StepView& step, const Linear& weight, const void* x, void* y, bool over_logits);
+  virtual void head_linear(const StepView& step, const HeadLinear& args);
   virtual void rope_tables(const StepView& step, const RopeSpec& rope, float* cos_sin);  // [n_tokens][dim]: cos, then sin
   virtual void rope_kv_write(const StepView& step, const RopeKvWrite& args, KvPool& pool);
+  virtual void mla_kv_write(const StepView& step, const MlaKvWrite& args, KvPool& pool);
   virtual void attention(const StepView& step, const Attention& args, const KvPool& pool);
-  virtual void activation(const StepView& step, const Activation& kind, const float* gate_up, int32_t inter, float* out);
-  virtual void moe_route(const StepView& step, const MoeRoute& args);
-  // out[token][k][hidden] of the token's k-th expert; moe_combine sums them in the order of k, so the result has one value.
-  virtual void moe_experts(const StepView& step, const Experts& experts, const Activation& kind, const float* x,
-                           const int32_t* expert_ids, int32_t top_k, float* out);
-  virtual void moe_combine(const StepView& step, const float* expert_out, const float* expert_weights, int32_t top_k,
-                           int32_t hidden, float* out);
+  virtual void activation(const StepView& step, const Activation& kind, const void* gate_up, int32_t inter, void* out);
+  virtual void moe_layer(const StepView& step, const MoeLayer& args);
   virtual void sample(const StepView& step, const Sample& args);
   // Copies whole blocks inside a pool (fork of a row): pairs (from, to), host.
   virtual void copy_blocks(KvPool& pool, std::span<const std::pair<int32_t, int32_t>> pairs);

@@ -20,9 +20,10 @@ std::unique_ptr<Linear> Ops::prepare_linear(std::span<const WeightSource>, std::
 std::unique_ptr<Linear> Ops::prepare_embedding(const WeightSource&) {
   unsupported(name(), "prepare_embedding", kNotBuilt);
 }
-std::unique_ptr<Experts> Ops::prepare_experts(std::span<const ExpertSource>) {
-  unsupported(name(), "prepare_experts", kNotBuilt);
+std::unique_ptr<Linear> Ops::prepare_head_linear(std::span<const WeightSource>) {
+  unsupported(name(), "prepare_head_linear", kNotBuilt);
 }
+std::unique_ptr<MoeWeights> Ops::prepare_moe(const MoeSource&) { unsupported(name(), "prepare_moe", kNotBuilt); }
 const float* Ops::upload(std::span<const float>) { unsupported(name(), "upload", kNotBuilt); }
 KvPool Ops::make_kv_pool(const KvShape&, int32_t) { unsupported(name(), "make_kv_pool", kNotBuilt); }
 int64_t Ops::kv_block_bytes(const KvShape&) const { unsupported(name(), "kv_block_bytes", kNotBuilt); }
@@ -32,28 +33,26 @@ const StepView& Ops::begin_step(const StepPlan&, const BlockTables&) { unsupport
 void Ops::run(const GraphKey&, const std::function<void()>&) { unsupported(name(), "run", kNotBuilt); }
 void Ops::read(const float*, std::span<float>) { unsupported(name(), "read", kNotBuilt); }
 void Ops::embed(const Linear&, const StepView&, float, float*) { unsupported(name(), "embed", kNotBuilt); }
-void Ops::rmsnorm(const StepView&, float*, const float*, const float*, int32_t, float, bool, float*) {
+void Ops::rmsnorm(const StepView&, float*, const void*, const float*, int32_t, float, bool, void*) {
   unsupported(name(), "rmsnorm", kNotBuilt);
 }
-void Ops::linear(const StepView&, const Linear&, const float*, float*, bool) {
-  unsupported(name(), "linear", kNotBuilt);
+void Ops::norm(const StepView&, const void*, const float*, int32_t, float, void*) {
+  unsupported(name(), "norm", kNotBuilt);
 }
+void Ops::linear(const StepView&, const Linear&, const void*, void*, bool) { unsupported(name(), "linear", kNotBuilt); }
+void Ops::head_linear(const StepView&, const HeadLinear&) { unsupported(name(), "head_linear", kNotBuilt); }
 void Ops::rope_tables(const StepView&, const RopeSpec&, float*) { unsupported(name(), "rope_tables", kNotBuilt); }
 void Ops::rope_kv_write(const StepView&, const RopeKvWrite&, KvPool&) {
   unsupported(name(), "rope_kv_write", kNotBuilt);
 }
+void Ops::mla_kv_write(const StepView&, const MlaKvWrite&, KvPool&) {
+  unsupported(name(), "mla_kv_write", kNotBuilt);
+}
 void Ops::attention(const StepView&, const Attention&, const KvPool&) { unsupported(name(), "attention", kNotBuilt); }
-void Ops::activation(const StepView&, const Activation&, const float*, int32_t, float*) {
+void Ops::activation(const StepView&, const Activation&, const void*, int32_t, void*) {
   unsupported(name(), "activation", kNotBuilt);
 }
-void Ops::moe_route(const StepView&, const MoeRoute&) { unsupported(name(), "moe_route", kNotBuilt); }
-void Ops::moe_experts(const StepView&, const Experts&, const Activation&, const float*, const int32_t*, int32_t,
-                      float*) {
-  unsupported(name(), "moe_experts", kNotBuilt);
-}
-void Ops::moe_combine(const StepView&, const float*, const float*, int32_t, int32_t, float*) {
-  unsupported(name(), "moe_combine", kNotBuilt);
-}
+void Ops::moe_layer(const StepView&, const MoeLayer&) { unsupported(name(), "moe_layer", kNotBuilt); }
 void Ops::sample(const StepView&, const Sample&) { unsupported(name(), "sample", kNotBuilt); }
 void Ops::copy_blocks(KvPool&, std::span<const std::pair<int32_t, int32_t>>) {
   unsupported(name(), "copy_blocks", kNotBuilt);

@@ -3,12 +3,14 @@
     python3 -m venv /tmp/goldens && /tmp/goldens/bin/pip install torch==2.13.0 transformers==5.23.0 safetensors numpy
     /tmp/goldens/bin/pip install gguf==0.19.0
     /tmp/goldens/bin/python make_goldens.py tiny
+    /tmp/goldens/bin/python make_goldens.py families [NAME ...]
     /tmp/goldens/bin/python make_goldens.py blocks
     /tmp/goldens/bin/python make_goldens.py smollm2 PATH/SmolLM2-135M-Instruct.Q4_1.gguf
     node scripts/check-goldens.mjs --write
 
-`tiny`: random checkpoints of every family (weights drawn wide, so that logits are not flat and greedy choices are clear),
-with logits at each position of a prompt and 64 greedy tokens. `smollm2`: the GGUF's weights, decoded here independently
+`tiny`: random checkpoints of every dense family (weights drawn wide, so that logits are not flat and greedy choices are
+clear), with logits at each position of a prompt and 64 greedy tokens. `families`: the same for experts, sliding windows and
+latent attention, with prompts longer than a window and several KV blocks. `smollm2`: the GGUF's weights, decoded here independently
 of the engine and loaded into LlamaForCausalLM. `blocks`: random blocks of every GGUF format,
 decoded by the gguf package. SHA256SUMS holds what CI checks.
 """
@@ -44,6 +46,7 @@ def greedy(model, prompt, n):
 
 
 def tiny_models():
+    """name -> (class, configuration, type in the file)"""
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
     # 44 is no multiple of a quantisation block or a vector; 93 no multiple of a panel.
@@ -61,37 +64,149 @@ def tiny_models():
     }
 
 
-def make_tiny():
+def tiny_families():
+    """Mixture-of-experts, sliding-window and latent-attention families; the same triples."""
+    from transformers import (DeepseekV2Config, DeepseekV2ForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM,
+                              GptOssConfig, GptOssForCausalLM, MistralConfig, MistralForCausalLM, MixtralConfig,
+                              MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM,
+                              Qwen3MoeConfig, Qwen3MoeForCausalLM)
+
+    # Experts of 20 end inside vectors and blocks.
+    common = dict(vocab_size=93, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+                  max_position_embeddings=256, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    latent = dict(common, num_key_value_heads=4, intermediate_size=44, moe_intermediate_size=20, n_routed_experts=8,
+                  num_experts_per_tok=3, first_k_dense_replace=1, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=8,
+                  v_head_dim=12, n_group=4, topk_group=2)
+    # Its ramp lies inside the head, and both parts of the magnitude count.
+    yarn = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, beta_fast=8.0, beta_slow=1.0,
+                original_max_position_embeddings=64)
+    oss = dict(common, intermediate_size=32, num_hidden_layers=4, num_local_experts=8, num_experts_per_tok=4, head_dim=8,
+               sliding_window=12, rope_parameters=dict(yarn, rope_theta=150000.0, truncate=False))
+    return {
+        "mistral-window": (MistralForCausalLM, MistralConfig(**common, intermediate_size=44, head_dim=8, sliding_window=12), "bfloat16"),
+        "mixtral": (MixtralForCausalLM,
+                    MixtralConfig(**common, intermediate_size=20, num_local_experts=8, num_experts_per_tok=2, head_dim=8), "bfloat16"),
+        "qwen2-moe": (Qwen2MoeForCausalLM,
+                      Qwen2MoeConfig(**common, intermediate_size=44, moe_intermediate_size=20, num_experts=8, num_experts_per_tok=3,
+                                     shared_expert_intermediate_size=40), "bfloat16"),
+        "qwen3-moe": (Qwen3MoeForCausalLM,
+                      Qwen3MoeConfig(**common, intermediate_size=44, moe_intermediate_size=20, num_experts=8, num_experts_per_tok=3,
+                                     head_dim=8, norm_topk_prob=True, mlp_only_layers=[1]), "bfloat16"),
+        "olmoe": (OlmoeForCausalLM,
+                  OlmoeConfig(**common, intermediate_size=20, num_experts=8, num_experts_per_tok=4, norm_topk_prob=False), "bfloat16"),
+        "gpt-oss": (GptOssForCausalLM, GptOssConfig(**oss), "bfloat16"),
+        "gpt-oss-mxfp4": (GptOssForCausalLM, GptOssConfig(**oss), "mxfp4"),
+        "deepseek-v2": (DeepseekV2ForCausalLM,
+                        DeepseekV2Config(**latent, n_shared_experts=2, q_lora_rank=24, topk_method="group_limited_greedy",
+                                         routed_scaling_factor=1.5, rms_norm_eps=1e-5,
+                                         rope_parameters=dict(yarn, mscale=0.9, mscale_all_dim=0.7)), "bfloat16"),
+        "deepseek-v2-lite": (DeepseekV2ForCausalLM,
+                             DeepseekV2Config(**latent, n_shared_experts=1, q_lora_rank=None, topk_method="greedy"), "bfloat16"),
+        "deepseek-v3": (DeepseekV3ForCausalLM,
+                        DeepseekV3Config(**latent, n_shared_experts=1, q_lora_rank=24, routed_scaling_factor=2.5), "bfloat16"),
+    }
+
+
+def mxfp4_experts(model):
+    """Rounds the experts to MXFP4 (OCP Microscaling 1.0): the tensors of a release, decoded by transformers into the model."""
+    import torch
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    values = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+    tensors = {}
+    for name, p in model.named_parameters():
+        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            continue
+        blocks = p.detach().transpose(1, 2).unflatten(-1, (-1, 32))  # outputs first, 32 inputs a block
+        exponent = torch.floor(torch.log2(blocks.abs().amax(-1, keepdim=True))) - 2
+        scaled = blocks / torch.exp2(exponent)
+        code = (scaled.abs().unsqueeze(-1) - values).abs().argmin(-1) + 8 * (scaled < 0)
+        code = code.to(torch.uint8)
+        tensors[name + "_blocks"] = (code[..., 0::2] | code[..., 1::2] << 4).contiguous()
+        tensors[name + "_scales"] = (exponent.squeeze(-1) + 127).to(torch.uint8).contiguous()
+        decoded = convert_moe_packed_tensors(tensors[name + "_blocks"], tensors[name + "_scales"], dtype=torch.float32)
+        p.copy_(decoded)
+    return tensors
+
+
+def router_margins(model, run):
+    """The smallest distance, over all tokens of what `run` computes, between the last chosen and the first refused expert
+    (or group), as the router ranks them."""
     import torch
 
-    for index, (name, (cls, config, dtype)) in enumerate(tiny_models().items()):
+    smallest = [float("inf")]
+
+    def watch(module, _, output):
+        ranks = output[0].detach().double()
+        if hasattr(module, "e_score_correction_bias"):
+            ranks = ranks.sigmoid() + module.e_score_correction_bias
+        groups = getattr(module, "topk_group", None) or 0
+        if groups and getattr(module, "topk_method", "noaux_tc") != "greedy":
+            grouped = ranks.unflatten(-1, (module.num_group, -1))
+            n_best = 2 if hasattr(module, "e_score_correction_bias") else 1
+            best = grouped.topk(n_best, -1).values.sum(-1)
+            top = best.topk(groups + 1, -1).values
+            smallest[0] = min(smallest[0], float((top[:, groups - 1] - top[:, groups]).min()))
+            kept = torch.zeros_like(best).scatter(-1, best.topk(groups, -1).indices, 1.0).bool()
+            ranks = grouped.masked_fill(~kept.unsqueeze(-1), float("-inf")).flatten(-2)
+        top = ranks.topk(module.top_k + 1, -1).values
+        smallest[0] = min(smallest[0], float((top[:, -2] - top[:, -1]).min()))
+
+    hooks = [m.register_forward_hook(watch) for m in model.modules() if "Router" in type(m).__name__]
+    result = run()
+    for hook in hooks:
+        hook.remove()
+    return result, smallest[0]
+
+
+def make_tiny(models, first_seed, n_prompt, max_noise):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    for index, (name, (cls, config, dtype)) in enumerate(models.items()):
         folder = HERE / name
         folder.mkdir(exist_ok=True)
+        config._experts_implementation = "eager"  # the reference loop over experts; the grouped product knows no fp64
+        in_file = torch.bfloat16 if dtype == "mxfp4" else getattr(torch, dtype)
         for seed in range(1000):
-            torch.manual_seed(1000 * index + seed)
+            torch.manual_seed(first_seed + 1000 * index + seed)
             model = cls(config).float().eval()
             with torch.no_grad():
-                for key, p in model.named_parameters():
+                for key, p in [*model.named_parameters(), *model.named_buffers()]:
+                    if "inv_freq" in key:
+                        continue
                     if "norm" in key:
                         p.copy_(1 + 0.2 * torch.randn_like(p))
                     else:
                         p.copy_(0.3 * torch.randn_like(p))
-                    p.copy_(p.to(getattr(torch, dtype)).float())  # what the file will hold
-            prompt = torch.randint(3, config.vocab_size, (24,), generator=torch.Generator().manual_seed(seed)).tolist()
-            tokens, margin = greedy(model, prompt, 64)
-            # A near tie would make "the same 64 tokens" a matter of luck; a loop would test one token over and over.
-            if margin > 5e-3 and len(set(tokens)) >= 16:
+                    p.copy_(p.to(in_file).float())  # what the file will hold
+                packed = mxfp4_experts(model) if dtype == "mxfp4" else {}
+            prompt = torch.randint(3, config.vocab_size, (n_prompt,), generator=torch.Generator().manual_seed(seed)).tolist()
+            (tokens, margin), routing = router_margins(model, lambda: greedy(model, prompt, 64))
+            with torch.no_grad():
+                logits = model(torch.tensor([prompt])).logits[0].numpy().astype("<f4")
+                wide = copy.deepcopy(model).double()(torch.tensor([prompt])).logits[0].numpy()
+            noise = float(np.abs(logits - wide).max())
+            # A near tie would make "the same 64 tokens" a matter of luck; a loop would test one token over and over; and
+            # where transformers' own rounding comes near our tolerance, the test would measure that.
+            if margin > 5e-3 and routing > 1e-4 and noise < max_noise and len(set(tokens)) >= 16:
                 break
         else:
             raise SystemExit(f"{name}: no seed gives clear greedy choices")
-        with torch.no_grad():
-            logits = model(torch.tensor([prompt])).logits[0].numpy().astype("<f4")
-        model.to(getattr(torch, dtype)).save_pretrained(folder, safe_serialization=True)
+        model.to(in_file).save_pretrained(folder, safe_serialization=True)
         (folder / "generation_config.json").unlink(missing_ok=True)
+        if packed:
+            kept = {k: v for k, v in load_file(folder / "model.safetensors").items() if k + "_blocks" not in packed}
+            save_file(kept | packed, folder / "model.safetensors", metadata={"format": "pt"})
+            written = json.loads((folder / "config.json").read_text())
+            written["quantization_config"] = {"modules_to_not_convert": [], "quant_method": "mxfp4"}
+            (folder / "config.json").write_text(json.dumps(written, indent=2) + "\n")
         (folder / "logits.f32").write_bytes(logits.tobytes())
         expected = {"prompt": prompt, "greedy": tokens, "min_margin": margin, "seed": seed, "logits_shape": list(logits.shape)}
+        if routing < float("inf"):
+            expected["min_router_margin"] = routing
         (folder / "expected.json").write_text(json.dumps(expected) + "\n")
-        print(name, "seed", seed, "margin", margin, "logit spread", float(logits.std()), "distinct", len(set(tokens)))
+        print(name, "seed", seed, "margin", margin, "router", routing, "fp32 to fp64", noise, "logit spread", float(logits.std()), "distinct", len(set(tokens)))
 
 
 def make_blocks():
@@ -304,7 +419,9 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)  # one order of additions, and no spinning on shared cores
     if sys.argv[1:] == ["tiny"]:
-        make_tiny()
+        make_tiny(tiny_models(), 0, 24, float("inf"))
+    elif sys.argv[1:2] == ["families"]:
+        make_tiny({k: v for k, v in tiny_families().items() if k in sys.argv[2:] or len(sys.argv) == 2}, 100000, 40, 1e-5)
     elif sys.argv[1:] == ["blocks"]:
         make_blocks()
     elif len(sys.argv) == 3 and sys.argv[1] == "smollm2":

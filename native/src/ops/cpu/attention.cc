@@ -38,6 +38,17 @@ void join(Joined& total, float max, float sum, const float* out, int head_dim, b
   total.max = larger;
 }
 
+// Divides by the sum, to which the sink adds exp(sink - max): in terms of the larger of both, so that neither overflows.
+void finish(const Joined& total, const float* sink, int head_dim) {
+  float keep = 1.0f, sum = total.sum;
+  if (sink != nullptr) {
+    const float larger = std::max(total.max, *sink);
+    keep = std::exp(total.max - larger);
+    sum = total.sum * keep + std::exp(*sink - larger);
+  }
+  for (int c = 0; c < head_dim; ++c) total.out[c] = total.out[c] * keep / sum;
+}
+
 }  // namespace
 
 void CpuOps::reserve_attention() {
@@ -46,10 +57,9 @@ void CpuOps::reserve_attention() {
   for (ThreadScratch& scratch : scratch_) {
     scratch.k_blocks.resize(static_cast<size_t>((limits_.max_positions + kBlockTokens - 1) / kBlockTokens));
     scratch.v_blocks.resize(scratch.k_blocks.size());
-    if (exact_) {
-      memory_.emplace_back(static_cast<size_t>(limits_.max_positions) * sizeof(double));
-      scratch.exact_scores = memory_.back().as<double>();
-    } else {
+    memory_.emplace_back(static_cast<size_t>(limits_.max_positions) * sizeof(double));
+    scratch.exact_scores = memory_.back().as<double>();
+    if (!exact_) {
       scratch.scores = workspace(int64_t{max_queries} * kSplitTokens);
       scratch.out = workspace(int64_t{max_queries} * limits_.head_dim);
     }
@@ -122,11 +132,11 @@ void CpuOps::attend_exact(const AttentionTask& task, const Attention& args, cons
   const int begin = args.window > 0 ? std::max(0, end - args.window) : 0;
   for (int g = 0; g < gqa; ++g) {
     const int64_t at = (int64_t{task.first_token} * args.n_heads + task.kv_head * gqa + g) * pool.head_dim;
-    const float* q = args.q + at;
+    const float* q = static_cast<const float*>(args.q) + at;
     float max, sum;
     attention_exact({scratch.k_blocks.data(), scratch.v_blocks.data(), pool.head_dim, 1, &q, &begin, &end, args.scale,
-                     nullptr, &max, &sum, args.out + at},
-                    scratch.exact_scores);
+                     nullptr, &max, &sum, static_cast<float*>(args.out) + at},
+                    args.sinks == nullptr ? nullptr : args.sinks + task.kv_head * gqa + g, scratch.exact_scores);
   }
 }
 
@@ -143,8 +153,8 @@ void CpuOps::attend_fast(const AttentionTask& task, const Attention& args, const
   int key_begin[kMaxQueries], key_end[kMaxQueries];
   for (int i = 0; i < n_q; ++i) {
     const int64_t at = (int64_t{task.first_token + i / gqa} * args.n_heads + task.kv_head * gqa + i % gqa) * d;
-    q[i] = args.q + at;
-    out[i] = args.out + at;
+    q[i] = static_cast<const float*>(args.q) + at;
+    out[i] = static_cast<float*>(args.out) + at;
     total[i].out = out[i];
   }
   for (int split = task.first_split; split < task.last_split; ++split) {
@@ -172,9 +182,7 @@ void CpuOps::attend_fast(const AttentionTask& task, const Attention& args, const
     }
     for (int i = 0; i < n_q; ++i) join(total[i], max[i], sum[i], scratch.out + int64_t{i} * d, d, split == 0);
   }
-  for (int i = 0; i < n_q; ++i) {
-    for (int c = 0; c < d; ++c) out[i][c] /= total[i].sum;
-  }
+  for (int i = 0; i < n_q; ++i) finish(total[i], args.sinks == nullptr ? nullptr : args.sinks + task.kv_head * gqa + i % gqa, d);
 }
 
 void CpuOps::join_partials(const AttentionTask& task, const Attention& args, const KvPool& pool) {
@@ -183,24 +191,22 @@ void CpuOps::join_partials(const AttentionTask& task, const Attention& args, con
   const int n_splits = splits_of(int64_t{task.first_pos} + 1);
   for (int g = 0; g < gqa; ++g) {
     Joined total;
-    total.out = args.out + (int64_t{task.first_token} * args.n_heads + task.kv_head * gqa + g) * d;
+    total.out = static_cast<float*>(args.out) + (int64_t{task.first_token} * args.n_heads + task.kv_head * gqa + g) * d;
     for (int split = 0; split < n_splits; ++split) {
       const float* slot = partials_ + (int64_t{task.partial + split} * gqa + g) * (d + 2);
       join(total, slot[0], slot[1], slot + 2, d, split == 0);
     }
-    for (int c = 0; c < d; ++c) total.out[c] /= total.sum;
+    finish(total, args.sinks == nullptr ? nullptr : args.sinks + task.kv_head * gqa + g, d);
   }
 }
 
 void CpuOps::attention(const StepView& step, const Attention& args, const KvPool& pool) {
-  if (args.sinks != nullptr) unsupported(name_, "attention", "attention sinks are not built on the CPU");
-  if (pool.kind == KvGroupKind::mla_latent) unsupported(name_, "attention", "latent attention is not built on the CPU");
   int64_t bytes = 0;
   if (profiling_) {
     for (const RowWork& row : rows_) bytes += (int64_t{row.first_pos} + row.n_new) * pool.layer_bytes / kBlockTokens;
   }
   const Timer timer(*this, kAttention, bytes);
-  (void)step;
+  if (pool.kind == KvGroupKind::mla_latent) return attend_latent(step, args, pool);
   pool_.for_each(static_cast<int>(attention_tasks_.size()), [&](int i, int thread) {
     const AttentionTask& task = attention_tasks_[static_cast<size_t>(i)];
     if (exact_) {

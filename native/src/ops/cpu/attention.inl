@@ -69,6 +69,15 @@ SLUICE_INLINE void attend(const AttentionSplit& w, int q0) {
   int c = 0;
   for (; c + 64 <= w.head_dim; c += 64) weigh_values<kQ, 4>(w, q0, c, first_key, last_key);
   for (; c + 16 <= w.head_dim; c += 16) weigh_values<kQ, 1>(w, q0, c, first_key, last_key);
+  // A head that ends inside a vector: one dimension at a time, over the keys in the same order.
+  for (; c < w.head_dim; ++c) {
+    float acc[kQ] = {};
+    for (int key = first_key; key < last_key; ++key) {
+      const auto* v = static_cast<const uint16_t*>(w.v_blocks[key / kBlockTokens]) + (key % kBlockTokens) * w.head_dim + c;
+      for (int i = 0; i < kQ; ++i) acc[i] += half_to_float(*v) * w.scores[(q0 + i) * kSplitTokens + key];
+    }
+    for (int i = 0; i < kQ; ++i) w.out[static_cast<int64_t>(q0 + i) * w.head_dim + c] = acc[i];
+  }
 }
 
 void attention_f16(const AttentionSplit& w) {

@@ -29,6 +29,8 @@ CpuOps::CpuOps(const CpuOpsOptions& options)
 
 Capabilities CpuOps::capabilities() const {
   Capabilities out;
+  out.moe = true;
+  out.mla = true;
   out.host_memory = true;
   return out;
 }
@@ -50,8 +52,11 @@ const float* CpuOps::upload(std::span<const float> values) {
   return copy;
 }
 
+// Latents are fp32 in `fast` too: they are a tenth of what heads of their own would take.
 int64_t CpuOps::kv_block_bytes(const KvShape& shape) const {
-  if (shape.kind == KvGroupKind::mla_latent) unsupported(name_, "kv_block_bytes", "latent KV groups are not built on the CPU");
+  if (shape.kind == KvGroupKind::mla_latent) {
+    return int64_t{shape.latent_dim + shape.head_dim} * kBlockTokens * 4 * shape.n_layers;
+  }
   return kv_layer_elements(shape.n_kv_heads, shape.head_dim) * (exact_ ? 4 : 2) * shape.n_layers;
 }
 
@@ -62,9 +67,10 @@ KvPool CpuOps::make_kv_pool(const KvShape& shape, int32_t n_blocks) {
   pool.n_blocks = n_blocks;
   pool.n_layers = shape.n_layers;
   pool.kind = shape.kind;
-  pool.type = exact_ ? KvType::f32 : KvType::f16;
+  pool.type = exact_ || shape.kind == KvGroupKind::mla_latent ? KvType::f32 : KvType::f16;
   pool.n_kv_heads = shape.n_kv_heads;
   pool.head_dim = shape.head_dim;
+  pool.latent_dim = shape.latent_dim;
   memory_.emplace_back(static_cast<size_t>(pool.block_bytes) * static_cast<size_t>(n_blocks));
   pool.data = memory_.back().data();
   pool_blocks_.push_back(n_blocks);
@@ -79,18 +85,21 @@ void CpuOps::reserve(const StepLimits& limits) {
   token_rows_.reserve(tokens);
   logit_tokens_.reserve(static_cast<size_t>(limits.max_logits));
   rows_.reserve(static_cast<size_t>(limits.max_rows));
-  const int64_t n_blocks = (limits.max_cols + kQuantBlock - 1) / kQuantBlock;
-  const int64_t m = std::max(limits.max_tokens, limits.max_logits);
   if (!exact_) {
-    quant_.high = reinterpret_cast<int8_t*>(workspace(m * n_blocks * kQuantBlock / 4));
-    quant_.low = reinterpret_cast<int8_t*>(workspace(m * n_blocks * kQuantBlock / 4));
+    const auto blocks_of = [](int64_t cols) { return (cols + kQuantBlock - 1) / kQuantBlock; };
+    const int64_t visits = int64_t{limits.max_tokens} * limits.experts_a_token;
+    const int64_t n = std::max(std::max(limits.max_tokens, limits.max_logits) * blocks_of(limits.max_cols),
+                               visits * blocks_of(std::max(limits.expert_hidden, limits.expert_inter)));
+    quant_.high = reinterpret_cast<int8_t*>(workspace(n * kQuantBlock / 4));
+    quant_.low = reinterpret_cast<int8_t*>(workspace(n * kQuantBlock / 4));
     quant_.wide = wide_;
     quant_.prefetch = prefetch_;
-    quant_.d = workspace(m * n_blocks);
-    quant_.d_sum = workspace(m * n_blocks);
-    quant_.sum = reinterpret_cast<int32_t*>(workspace(m * n_blocks));
+    quant_.d = workspace(n);
+    quant_.d_sum = workspace(n);
+    quant_.sum = reinterpret_cast<int32_t*>(workspace(n));
   }
   reserve_attention();
+  if (limits.n_experts > 0) reserve_moe();
 }
 
 const StepView& CpuOps::begin_step(const StepPlan& plan, const BlockTables& tables) {
@@ -146,14 +155,6 @@ void CpuOps::read(const float* source, std::span<float> host_out) {
   std::copy(source, source + host_out.size(), host_out.begin());
 }
 
-template <class Body>
-void CpuOps::for_tokens(int n, int tokens_a_task, const Body& body) {
-  pool_.for_each((n + tokens_a_task - 1) / tokens_a_task, [&](int task, int thread) {
-    const int end = std::min(n, (task + 1) * tokens_a_task);
-    for (int token = task * tokens_a_task; token < end; ++token) body(token, thread);
-  });
-}
-
 void CpuOps::embed(const Linear& table, const StepView& step, float scale, float* out) {
   const auto& embedding = static_cast<const EmbeddingTable&>(table);
   const int n = step.counts->n_tokens;
@@ -172,125 +173,78 @@ void CpuOps::embed(const Linear& table, const StepView& step, float scale, float
   });
 }
 
-void CpuOps::rmsnorm(const StepView& step, float* residual, const float* delta, const float* weight, int32_t width,
-                     float eps, bool gather, float* out) {
+void CpuOps::rmsnorm(const StepView& step, float* residual, const void* delta, const float* weight, int32_t width,
+                     float eps, bool gather, void* out) {
   const Timer timer(*this, kNorm, 0);
   const int n = gather ? step.counts->n_logits : step.counts->n_tokens;
   for_tokens(n, 16, [&](int i, int) {
     const int64_t at = int64_t{gather ? step.logit_tokens[i] : i} * width;
     const auto norm = exact_ ? rmsnorm_exact : kernels_.rmsnorm;
-    norm(residual + at, delta == nullptr ? nullptr : delta + at, weight, width, eps, out + int64_t{i} * width);
+    norm(residual + at, delta == nullptr ? nullptr : static_cast<const float*>(delta) + at, weight, width, eps,
+         static_cast<float*>(out) + int64_t{i} * width);
   });
 }
 
-void CpuOps::linear(const StepView& step, const Linear& weight, const float* x, float* y, bool over_logits) {
-  const auto& w = static_cast<const PackedLinear&>(weight);
-  const int m = over_logits ? step.counts->n_logits : step.counts->n_tokens;
-  if (m == 0) return;
-  const Timer timer(*this, over_logits ? kHead : kLinear, w.bytes);
-  const auto store_rows = [&](int64_t panel) { return static_cast<int>(std::min<int64_t>(kLanes, w.rows - panel * kLanes)); };
+void CpuOps::norm(const StepView& step, const void* x, const float* weight, int32_t width, float eps, void* out) {
+  const Timer timer(*this, kNorm, 0);
+  for_tokens(step.counts->n_tokens, 16, [&](int token, int) {
+    float* to = static_cast<float*>(out) + int64_t{token} * width;
+    if (out != x) std::memcpy(to, static_cast<const float*>(x) + int64_t{token} * width, static_cast<size_t>(width) * sizeof(float));
+    (exact_ ? rmsnorm_exact : kernels_.rmsnorm)(to, nullptr, weight, width, eps, to);
+  });
+}
+
+void CpuOps::quantize_rows(const float* x, int64_t stride, int32_t cols, int m, QuantActivations& quant) {
+  quant.n_blocks = (cols + kQuantBlock - 1) / kQuantBlock;
+  for_tokens(m, 8, [&](int token, int) { kernels_.quantize(x + token * stride, cols, token, quant); });
+}
+
+void CpuOps::multiply_panel(const PackedLinear& w, int64_t p, const float* x, int64_t x_stride,
+                            const QuantActivations& quant, int first, int m, float* y, int64_t y_stride) const {
+  float* out = y + p * kLanes;
+  const int valid = static_cast<int>(std::min<int64_t>(kLanes, w.rows - p * kLanes));
+  switch (w.kind) {
+    case PanelKind::f32:
+      kernels_.panel_f32(reinterpret_cast<const float*>(w.panel(p)), x, x_stride, w.cols, m, w.panel_bias(p), out, y_stride, valid);
+      break;
+    case PanelKind::q4: kernels_.panel_q4(w.panel(p), quant, first, m, w.panel_bias(p), out, y_stride, valid); break;
+    case PanelKind::q8: kernels_.panel_q8(w.panel(p), quant, first, m, w.panel_bias(p), out, y_stride, valid); break;
+  }
+}
+
+void CpuOps::multiply(const PackedLinear& w, const float* x, int m, float* y) {
   // A few tasks a thread, so that a thread that lost its core for a moment holds up only a part.
   const int panels_a_task = std::max(1, w.n_panels / (pool_.n_threads() * 6));
   const int n_tasks = (w.n_panels + panels_a_task - 1) / panels_a_task;
   QuantActivations quant = quant_;
-  quant.n_blocks = w.n_blocks;
-  if (w.kind != PanelKind::f32) {
-    for_tokens(m, 8, [&](int token, int) { kernels_.quantize(x + int64_t{token} * w.cols, w.cols, token, quant); });
-  }
+  if (w.kind != PanelKind::f32) quantize_rows(x, w.cols, w.cols, m, quant);
   pool_.for_each(n_tasks, [&](int task, int) {
     const int end = std::min(w.n_panels, (task + 1) * panels_a_task);
-    for (int p = task * panels_a_task; p < end; ++p) {
-      float* out = y + int64_t{p} * kLanes;
-      switch (w.kind) {
-        case PanelKind::f32:
-          kernels_.panel_f32(reinterpret_cast<const float*>(w.panel(p)), x, w.cols, w.cols, m, w.panel_bias(p), out,
-                             w.rows, store_rows(p));
-          break;
-        case PanelKind::q4:
-          kernels_.panel_q4(w.panel(p), quant, 0, m, w.panel_bias(p), out, w.rows, store_rows(p));
-          break;
-        case PanelKind::q8:
-          kernels_.panel_q8(w.panel(p), quant, 0, m, w.panel_bias(p), out, w.rows, store_rows(p));
-          break;
-      }
-    }
+    for (int p = task * panels_a_task; p < end; ++p) multiply_panel(w, p, x, w.cols, quant, 0, m, y, w.rows);
   });
 }
 
-// Angles in fp32, as HF computes them: position * inv_frequency rounds before the cosine.
-void CpuOps::rope_tables(const StepView& step, const RopeSpec& rope, float* cos_sin) {
-  const Timer timer(*this, kRope, 0);
-  const int half = rope.dim / 2;
-  for_tokens(step.counts->n_tokens, 32, [&](int token, int) {
-    float* row = cos_sin + int64_t{token} * rope.dim;
-    for (int i = 0; i < half; ++i) {
-      const float angle = static_cast<float>(step.positions[token]) * rope.inv_frequency[static_cast<size_t>(i)];
-      row[i] = std::cos(angle) * rope.magnitude;
-      row[half + i] = std::sin(angle) * rope.magnitude;
-    }
-  });
+void CpuOps::linear(const StepView& step, const Linear& weight, const void* x, void* y, bool over_logits) {
+  const auto& w = static_cast<const PackedLinear&>(weight);
+  const int m = over_logits ? step.counts->n_logits : step.counts->n_tokens;
+  if (m == 0) return;
+  const Timer timer(*this, over_logits ? kHead : kLinear, w.bytes);
+  multiply(w, static_cast<const float*>(x), m, static_cast<float*>(y));
 }
 
-namespace {
-
-void rotate(float* head, const float* cos_sin, int rope_dim) {
-  const int half = rope_dim / 2;
-  for (int i = 0; i < half; ++i) {
-    const float a = head[i], b = head[half + i];
-    head[i] = a * cos_sin[i] - b * cos_sin[half + i];
-    head[half + i] = b * cos_sin[i] + a * cos_sin[half + i];
+void CpuOps::gate(const Activation& kind, const float* gate, const float* up, int n, float* out) const {
+  switch (kind.kind) {
+    case ActivationKind::swiglu: return (exact_ ? swiglu_exact : kernels_.swiglu)(gate, up, n, out);
+    case ActivationKind::swiglu_clamped: return swiglu_clamped(gate, up, n, kind.alpha, kind.limit, out);
+    case ActivationKind::geglu_tanh: unsupported(name_, "activation", "GeGLU is not built on the CPU");
   }
 }
 
-}  // namespace
-
-void CpuOps::rope_kv_write(const StepView& step, const RopeKvWrite& args, KvPool& pool) {
-  const Timer timer(*this, kRope, 0);
-  const auto norm = exact_ ? rmsnorm_exact : kernels_.rmsnorm;
-  const int d = args.head_dim;
-  const int64_t qkv_width = int64_t{args.n_heads + 2 * args.n_kv_heads} * d;
-  const BlockTables::Group& table = step.tables[static_cast<size_t>(args.group)];
-  for_tokens(step.counts->n_tokens, 16, [&](int token, int) {
-    const float* in = args.qkv + token * qkv_width;
-    const float* angles = args.cos_sin + int64_t{token} * args.rope_dim;
-    const auto turn = [&](const float* from, float* to, const float* weight) {
-      std::memcpy(to, from, static_cast<size_t>(d) * sizeof(float));
-      if (weight != nullptr) norm(to, nullptr, weight, d, args.norm_eps, to);
-      rotate(to, angles, args.rope_dim);
-    };
-    for (int h = 0; h < args.n_heads; ++h) {
-      turn(in + int64_t{h} * d, args.q_out + (int64_t{token} * args.n_heads + h) * d, args.q_norm);
-    }
-    const int32_t position = step.positions[token];
-    const RowWork& row = step.rows[step.token_rows[token]];
-    const int64_t block = table.blocks[int64_t{row.row} * table.blocks_per_row + position / kBlockTokens];
-    const int slot = position % kBlockTokens;
-    std::byte* layer = pool.data + block * pool.block_bytes + args.layer * pool.layer_bytes;
-    for (int h = 0; h < args.n_kv_heads; ++h) {
-      float k[512];
-      turn(in + int64_t{args.n_heads + h} * d, k, args.k_norm);
-      const float* v = in + int64_t{args.n_heads + args.n_kv_heads + h} * d;
-      const int64_t k_at = k_offset(h, d) + slot, v_at = v_offset(args.n_kv_heads, h, d) + int64_t{slot} * d;
-      if (exact_) {
-        auto* kv = reinterpret_cast<float*>(layer);
-        for (int i = 0; i < d; ++i) kv[k_at + i * kBlockTokens] = k[i];
-        std::memcpy(kv + v_at, v, static_cast<size_t>(d) * sizeof(float));
-      } else {
-        auto* kv = reinterpret_cast<uint16_t*>(layer);
-        kernels_.store_half(k, d, kv + k_at, kBlockTokens);
-        kernels_.store_half(v, d, kv + v_at, 1);
-      }
-    }
-  });
-}
-
-void CpuOps::activation(const StepView& step, const Activation& kind, const float* gate_up, int32_t inter, float* out) {
-  if (kind.kind != ActivationKind::swiglu) unsupported(name_, "activation", "only SwiGLU is built");
+void CpuOps::activation(const StepView& step, const Activation& kind, const void* gate_up, int32_t inter, void* out) {
   const Timer timer(*this, kActivation, 0);
-  const auto swiglu = exact_ ? swiglu_exact : kernels_.swiglu;
   for_tokens(step.counts->n_tokens, 8, [&](int token, int) {
-    const float* in = gate_up + int64_t{token} * 2 * inter;
-    swiglu(in, in + inter, inter, out + int64_t{token} * inter);
+    const float* in = static_cast<const float*>(gate_up) + int64_t{token} * 2 * inter;
+    gate(kind, in, in + inter, inter, static_cast<float*>(out) + int64_t{token} * inter);
   });
 }
 
@@ -302,7 +256,7 @@ void CpuOps::copy_blocks(KvPool& pool, std::span<const std::pair<int32_t, int32_
 }
 
 std::vector<StageTime> CpuOps::stage_times() const {
-  static constexpr std::array<const char*, kStages> names = {"embed", "rmsnorm", "linear", "head", "rope+kv", "attention", "activation"};
+  static constexpr std::array<const char*, kStages> names = {"embed", "rmsnorm", "linear", "head", "rope+kv", "attention", "activation", "moe"};
   std::vector<StageTime> out;
   for (size_t i = 0; i < kStages; ++i) out.push_back({names[i], stages_[i].calls, stages_[i].seconds, stages_[i].bytes});
   return out;

@@ -38,10 +38,19 @@ void swiglu_exact(const float* gate, const float* up, int n, float* out) {
   }
 }
 
-void attention_exact(const AttentionSplit& w, double* scores) {
+void swiglu_clamped(const float* gate, const float* up, int n, float alpha, float limit, float* out) {
+  const double a = alpha, most = limit;
+  for (int i = 0; i < n; ++i) {
+    const double g = std::fmin(gate[i], most), u = std::fmax(-most, std::fmin(up[i], most));
+    out[i] = static_cast<float>(g / (1.0 + std::exp(-a * g)) * (u + 1.0));
+  }
+}
+
+void attention_exact(const AttentionSplit& w, const float* sinks, double* scores) {
   for (int i = 0; i < w.n_q; ++i) {
     const int begin = w.key_begin[i], end = w.key_end[i];
-    double largest = -INFINITY;
+    const double sink = sinks != nullptr ? static_cast<double>(sinks[i]) : -INFINITY;
+    double largest = sink;
     for (int key = begin; key < end; ++key) {
       const auto* k = static_cast<const float*>(w.k_blocks[key / kBlockTokens]) + key % kBlockTokens;
       double s = 0;
@@ -49,7 +58,7 @@ void attention_exact(const AttentionSplit& w, double* scores) {
       scores[key] = s * static_cast<double>(w.scale);
       largest = scores[key] > largest ? scores[key] : largest;
     }
-    double total = 0;
+    double total = std::exp(sink - largest);
     for (int key = begin; key < end; ++key) {
       scores[key] = std::exp(scores[key] - largest);
       total += scores[key];

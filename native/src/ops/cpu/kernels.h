@@ -56,8 +56,10 @@ const Kernels& kernels(CpuIsa isa);
 // The `exact` elementwise operations and attention: double inside, one source, no instruction set of their own.
 void rmsnorm_exact(float* residual, const float* delta, const float* weight, int width, float eps, float* out);
 void swiglu_exact(const float* gate, const float* up, int n, float* out);
+// gpt-oss: g = min(gate, limit), u = clamp(up, -limit, limit): g sigmoid(alpha g) (u + 1).
+void swiglu_clamped(const float* gate, const float* up, int n, float alpha, float limit, float* out);
 // Like attention_f16 over fp32 KV, but the whole context at once: key_end may reach past kSplitTokens, `scores` holds
-// [max key_end] doubles, and `out` is finished (divided by the sum). sink: logit that joins the denominator, or null.
-void attention_exact(const AttentionSplit& work, double* scores);
+// [max key_end] doubles, and `out` is finished (divided by the sum). sinks: [n_q] logits that join the denominator, or null.
+void attention_exact(const AttentionSplit& work, const float* sinks, double* scores);
 
 }  // namespace sluice::cpu

@@ -19,11 +19,6 @@ int64_t row_bytes(const WeightSource& source) {
   return int64_t{source.cols} / layout.elements * layout.bytes;
 }
 
-const std::byte* source_row(const WeightSource& source, int32_t row) {
-  const int32_t at = source.row_order.empty() ? row : source.row_order[static_cast<size_t>(row)];
-  return source.data + at * row_bytes(source);
-}
-
 uint16_t load_u16(const std::byte* at) {
   uint16_t value;
   std::memcpy(&value, at, 2);
@@ -31,7 +26,7 @@ uint16_t load_u16(const std::byte* at) {
 }
 
 void put_f32(std::byte* panel, int lane, const WeightSource& source, int32_t row, std::vector<float>& scratch) {
-  dequantize(source.format, source_row(source, row), source.cols, scratch.data());
+  read_row(source, row, scratch.data());
   auto* out = reinterpret_cast<float*>(panel);
   for (int64_t k = 0; k < source.cols; ++k) out[k * kLanes + lane] = scratch[static_cast<size_t>(k)];
 }
@@ -39,7 +34,7 @@ void put_f32(std::byte* panel, int lane, const WeightSource& source, int32_t row
 // Q4_0 is Q4_1 with minimum -8 d: exact in half, since 8 is a power of two, unless it overflows.
 void put_q4(std::byte* panel, int lane, const WeightSource& source, int32_t row) {
   const bool q4_1 = source.format == WeightFormat::q4_1;
-  const std::byte* in = source_row(source, row);
+  const std::byte* in = row_start(source, row);
   for (int32_t b = 0; b < source.cols / kQuantBlock; ++b) {
     std::byte* block = panel + int64_t{b} * kQ4BlockBytes;
     const uint16_t d = load_u16(in);
@@ -70,20 +65,25 @@ void put_q8_block(std::byte* panel, int32_t n_blocks, int32_t b, int lane, uint1
 void put_q8(std::byte* panel, int32_t n_blocks, int lane, const WeightSource& source, int32_t row,
             std::vector<float>& scratch) {
   if (source.format == WeightFormat::q8_0) {
-    const std::byte* in = source_row(source, row);
+    const std::byte* in = row_start(source, row);
     for (int32_t b = 0; b < source.cols / kQuantBlock; ++b, in += 34) {
       put_q8_block(panel, n_blocks, b, lane, load_u16(in), reinterpret_cast<const int8_t*>(in + 2));
     }
     return;
   }
   std::fill(scratch.begin(), scratch.end(), 0.0f);
-  dequantize(source.format, source_row(source, row), source.cols, scratch.data());
+  read_row(source, row, scratch.data());
   for (int32_t b = 0; b < n_blocks; ++b) {
     const float* x = scratch.data() + int64_t{b} * kQuantBlock;
     float largest = 0;
     for (int k = 0; k < kQuantBlock; ++k) largest = std::fmax(largest, std::fabs(x[k]));
     // The scale is rounded to half first, so that the integers are the best ones for the scale that is stored.
-    const uint16_t d = float_to_half(largest / 127.0f);
+    uint16_t d = float_to_half(largest / 127.0f);
+    if (source.format == WeightFormat::mxfp4) {
+      // Multiples of a power of two up to 12: nothing is rounded, if a half can hold the power.
+      const float step = mxfp4_step(source, row, b);
+      if (half_to_float(float_to_half(step)) == step) d = float_to_half(step);
+    }
     const float scale = half_to_float(d);
     int8_t q[kQuantBlock];
     for (int k = 0; k < kQuantBlock; ++k) {

@@ -29,7 +29,7 @@ struct EmbeddingTable final : Linear {
 };
 
 // quantised false: f32 panels. true: q4 where every part is Q4_0 or Q4_1 (bit for bit the file's values), else q8 (the
-// file's own values for Q8_0; others are rounded to 8 bits with a scale per 32 inputs). Throws std::runtime_error naming
+// file's own values for Q8_0 and MXFP4; others are rounded to 8 bits with a scale per 32 inputs). Throws std::runtime_error naming
 // the part when the parts do not fit together or a format cannot be decoded.
 // The panels live in `arena`.
 std::unique_ptr<PackedLinear> pack_linear(std::span<const WeightSource> parts, std::span<const float> bias,
