@@ -11,13 +11,12 @@
 #include <sstream>
 #include <string>
 
-#include "ceilings.cuh"
 #include "moe_reference.h"
+#include "random.cuh"
 
 using namespace sluice;
 using namespace sluice::cuda;
-using sluice::bench::Ceilings;
-using sluice::bench::graph_time;
+using namespace sluice::bench;
 
 namespace {
 
@@ -47,19 +46,6 @@ double weight_bytes(WeightFormat f) {
   }
 }
 
-__device__ uint64_t mix(uint64_t v) {
-  v += 0x9e3779b97f4a7c15ull;
-  v = (v ^ v >> 30) * 0xbf58476d1ce4e5b9ull;
-  v = (v ^ v >> 27) * 0x94d049bb133111ebull;
-  return v ^ v >> 31;
-}
-__device__ float2 normal_pair(uint64_t seed) {
-  uint64_t r = mix(seed);
-  float a = (uint32_t(r) + 1.0f) * 2.3283064e-10f, b = uint32_t(r >> 32) * 2.3283064e-10f;
-  float m = sqrtf(-2 * logf(fminf(a, 1.0f))), s, c;
-  sincospif(2 * b, &s, &c);
-  return {m * c, m * s};
-}
 // Packed units of random weights with a standard deviation of 0.02.
 __global__ void fill_units(uint32_t* out, size_t words, int unit_words, WeightFormat format, uint64_t seed) {
   for (size_t i = blockIdx.x * size_t(blockDim.x) + threadIdx.x; i < words; i += size_t(gridDim.x) * blockDim.x) {
@@ -82,33 +68,6 @@ __global__ void fill_units(uint32_t* out, size_t words, int unit_words, WeightFo
     out[i] = v;
   }
 }
-__global__ void fill_normal(__nv_bfloat16* out, size_t n, float scale, uint64_t seed) {
-  for (size_t i = blockIdx.x * size_t(blockDim.x) + threadIdx.x; i < n; i += size_t(gridDim.x) * blockDim.x) out[i] = __float2bfloat16(normal_pair(seed + i).x * scale);
-}
-__global__ void fill_float(float* out, size_t n, float mean, float scale, uint64_t seed) {
-  for (size_t i = blockIdx.x * size_t(blockDim.x) + threadIdx.x; i < n; i += size_t(gridDim.x) * blockDim.x) out[i] = mean + normal_pair(seed + i).x * scale;
-}
-
-template <class T>
-T* allocate(size_t n) {
-  T* p;
-  CHECK_CUDA(cudaMalloc(&p, n * sizeof(T) + 256));
-  return p;
-}
-template <class T>
-std::vector<T> download(const T* p, size_t n) {
-  std::vector<T> v(n);
-  CHECK_CUDA(cudaMemcpy(v.data(), p, n * sizeof(T), cudaMemcpyDeviceToHost));
-  return v;
-}
-
-std::vector<std::string> split(const std::string& s) {
-  std::vector<std::string> out;
-  std::stringstream in(s);
-  for (std::string part; std::getline(in, part, ',');) out.push_back(part);
-  return out;
-}
-
 struct Variant {
   int variant = 0, stage_kb = 0, window_kb = 0;
 };

@@ -7,7 +7,7 @@
 
 namespace sluice {
 
-inline std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
+constexpr std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t a = uint64_t{0xD2511F53} * counter[0];
     const uint64_t b = uint64_t{0xCD9E8D57} * counter[2];
@@ -20,7 +20,7 @@ inline std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::
 }
 
 // Uniform in [0, 1) with 53 bits, for the token at `position` (0 = first token of the prompt).
-inline double uniform_draw(uint64_t seed, uint32_t choice, uint32_t position) {
+constexpr double uniform_draw(uint64_t seed, uint32_t choice, uint32_t position) {
   const auto words = philox4x32({position, choice, 0, 0},
                                 {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
   const uint64_t bits = (static_cast<uint64_t>(words[0]) << 32 | words[1]) >> 11;

@@ -1,43 +1,14 @@
 // The router and the experts against double precision, over formats, shapes, routers and awkward batches.
 // Exit status 0 = all passed. Arguments: a seed (default: 1); "small" = a few small cases, for compute-sanitizer.
-#include <cstdio>
-#include <cstdlib>
-#include <random>
-#include <string>
-
+#include "device_test.h"
 #include "moe_reference.h"
 #include "ops/cuda/moe_pack.h"
 
 using namespace sluice;
 using namespace sluice::cuda;
-
-#define CHECK_CUDA(call)                                                                              \
-  do {                                                                                                \
-    cudaError_t error_ = (call);                                                                      \
-    if (error_ != cudaSuccess) {                                                                      \
-      std::printf("%s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(error_));           \
-      std::exit(1);                                                                                   \
-    }                                                                                                 \
-  } while (0)
+using namespace sluice::device_test;
 
 namespace {
-
-template <class T>
-struct Buffer {
-  T* p = nullptr;
-  size_t n = 0;
-  Buffer() = default;
-  explicit Buffer(size_t count) : n(count) { CHECK_CUDA(cudaMalloc(&p, n * sizeof(T) + 16)); poison(); }
-  explicit Buffer(const std::vector<T>& v) : Buffer(v.size()) { CHECK_CUDA(cudaMemcpy(p, v.data(), n * sizeof(T), cudaMemcpyHostToDevice)); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  Buffer(Buffer&& o) noexcept : p(o.p), n(o.n) { o.p = nullptr; }
-  Buffer& operator=(Buffer&& o) noexcept { std::swap(p, o.p); std::swap(n, o.n); return *this; }
-  ~Buffer() { cudaFree(p); }
-  void poison() { CHECK_CUDA(cudaMemset(p, 0xff, n * sizeof(T))); }
-  void zero() { CHECK_CUDA(cudaMemset(p, 0, n * sizeof(T))); }
-  std::vector<T> host() const { std::vector<T> v(n); CHECK_CUDA(cudaMemcpy(v.data(), p, n * sizeof(T), cudaMemcpyDeviceToHost)); return v; }
-};
 
 struct Case {
   WeightFormat format;
@@ -59,14 +30,6 @@ const char* name(WeightFormat f) {
     default: return "mxfp4";
   }
 }
-
-int failures = 0;
-void expect(bool good, const std::string& what) {
-  if (!good) ++failures, std::printf("FAILED %s\n", what.c_str());
-}
-
-std::mt19937_64 rng;
-double normal() { static std::normal_distribution<double> d; return d(rng); }
 
 // A random matrix [rows][cols] as a file of this format would hold it.
 struct FileMatrix {
@@ -200,9 +163,9 @@ void run(const Case& c, const std::vector<int>& batches, cudaStream_t stream, in
     launch(bucket, m % 2 == 0);
     CHECK_CUDA(cudaStreamSynchronize(stream));
     pairs_run += uint64_t(m) * width;
-    auto out = d_out.host(), after = x;
-    auto got_ids = ids.host();
-    auto got_weights = weights.host(), got_logits = logits.host();
+    auto out = d_out.read(), after = x;
+    auto got_ids = ids.read();
+    auto got_weights = weights.read(), got_logits = logits.read();
     std::string what = label + " M" + std::to_string(m);
     double err = 0, norm = 0;
     int compared = 0;
@@ -264,12 +227,12 @@ void run(const Case& c, const std::vector<int>& batches, cudaStream_t stream, in
     for (int i = 0; i < 5; ++i) CHECK_CUDA(cudaGraphLaunch(exec, stream));
     CHECK_CUDA(cudaStreamSynchronize(stream));
     pairs_run += uint64_t(m) * width * 20;
-    expect(d_out.host() == out, what + " graph replay differs");
+    expect(d_out.read() == out, what + " graph replay differs");
     CHECK_CUDA(cudaGraphExecDestroy(exec));
     CHECK_CUDA(cudaGraphDestroy(graph));
   }
   uint64_t counted = 0;
-  for (uint32_t v : counters.host()) counted += v;
+  for (uint32_t v : counters.read()) counted += v;
   expect(counted == pairs_run, label + " expert counters");
   std::printf("%-70s worst relative error %.2e\n", label.c_str(), worst);
   std::fflush(stdout);
@@ -291,8 +254,7 @@ int main(int argc, char** argv) {
     const std::vector<int> three = {1, 9, 40};
     for (F f : {F::bf16, F::mxfp4, F::fp8_e4m3}) run({f, 192, 128, 16, 2, 1, R::topk_softmax, true, 1, 1, true, false, true, 0, 0}, three, stream, blocks);
     run({F::bf16, 64, 64, 64, 4, 0, R::sigmoid_bias_grouped, true, 8, 4, false, false, false, 1, 0}, three, stream, blocks);
-    std::printf(failures ? "%d FAILED\n" : "all passed\n", failures);
-    return failures != 0;
+    return finish();
   }
   for (F f : {F::bf16, F::mxfp4, F::fp8_e4m3, F::int8, F::int4}) {
     run({f, 256, 128, 64, 8, 0, R::softmax_topk, true, 1, 1, false, false, false, 0, 1}, some, stream, blocks);
@@ -307,6 +269,5 @@ int main(int argc, char** argv) {
   run({F::mxfp4, 2880, 64, 32, 4, 0, R::topk_softmax, true, 1, 1, true, false, false, 0, 0}, few, stream, blocks);
   run({F::bf16, 64, 2112, 8, 3, 0, R::sigmoid_bias_grouped, false, 1, 1, false, false, false, 0, 0}, few, stream, blocks);
   run({F::fp8_e4m3, 128, 64, 500, 15, 1, R::sigmoid_bias_grouped, true, 20, 8, false, false, false, 0, 0}, {1, 128}, stream, blocks);
-  std::printf(failures ? "%d FAILED\n" : "all passed\n", failures);
-  return failures != 0;
+  return finish();
 }

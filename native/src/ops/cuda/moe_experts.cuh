@@ -44,7 +44,7 @@ __global__ __launch_bounds__((kConsumers + moe::kProducers) * 32, 1) void moe_ex
   constexpr int kCapacity = 8 * kNt;
   static_assert(kItemTiles <= 32 && kCapacity <= 64);
 
-  extern __shared__ __align__(128) uint8_t shared[];
+  uint8_t* shared = ptx::dynamic_shared();
   uint64_t* weight_full = reinterpret_cast<uint64_t*>(shared + map.barriers);
   uint64_t* weight_free = weight_full + pipe.weight_stages;
   uint64_t* token_full = weight_free + pipe.weight_stages;
@@ -271,7 +271,7 @@ __global__ __launch_bounds__((kConsumers + moe::kProducers) * 32, 1) void moe_ex
         else run.template operator()<kNt>(item);
       }
       ptx::fence_proxy_async();
-      asm volatile("bar.sync 1, %0;" ::"n"(kConsumers * 32) : "memory");
+      ptx::named_barrier(1, kConsumers * 32);
       if (threadIdx.x == 0) ptx::red_release_add(phase ? &work.sync->reduced : &work.sync->gated, 1);
     }
 
@@ -279,7 +279,7 @@ __global__ __launch_bounds__((kConsumers + moe::kProducers) * 32, 1) void moe_ex
     const int pieces = (p.hidden + 127) / 128;
     if (int(blockIdx.x) < n_tokens * pieces) {
       if (threadIdx.x == 0) ptx::wait_until_equal(&work.sync->reduced, gridDim.x);
-      asm volatile("bar.sync 1, %0;" ::"n"(kConsumers * 32) : "memory");
+      ptx::named_barrier(1, kConsumers * 32);
       for (int i = warp * gridDim.x + blockIdx.x; i < n_tokens * pieces; i += gridDim.x * kConsumers) {
         int token = i / pieces, column = i % pieces * 128 + lane * 4;
         if (column >= p.hidden) continue;
