@@ -229,6 +229,7 @@ void EngineThread::close() {
     const std::lock_guard lock(inbox_mutex_);
     closing_ = true;
   }
+  draining_ = true;  // looked at before the queue's bound: a full queue would call for a retry that cannot succeed
   wake_.notify_one();
   thread_.join();
 }
