@@ -6,7 +6,7 @@ import type { FromChild } from "./child-protocol.ts";
 import { CompileWorker, failureError, type StartMessage, WorkerFailure } from "./compile-worker.ts";
 import type { GrammarArtifact, GrammarCompiler, GrammarPolicy, GrammarSource } from "./grammar.ts";
 import { DEFAULT_POLICY } from "./policy.ts";
-import { SCHEMA_PARAM } from "./refusal.ts";
+import { paramOf, sourceKey } from "./source.ts";
 import { grammarVocabulary } from "./vocabulary.ts";
 
 export interface GrammarCompilerOptions {
@@ -219,36 +219,4 @@ function expected<T extends FromChild["type"]>(
 
 function hasType<T extends FromChild["type"]>(answer: FromChild, type: T): answer is Extract<FromChild, { type: T }> {
   return answer.type === type;
-}
-
-function paramOf(source: GrammarSource): string {
-  switch (source.kind) {
-    case "json_schema":
-      return SCHEMA_PARAM;
-    case "json_object":
-      return "response_format";
-    case "regex":
-      return "structured_outputs.regex";
-    case "ebnf":
-      return "structured_outputs.grammar";
-    case "structural_tag":
-      return "structured_outputs.structural_tag";
-  }
-}
-
-/** The source's own text: equal texts need no look at their meaning. */
-function sourceKey(source: GrammarSource, limit: number): string {
-  let text: string;
-  try {
-    text = JSON.stringify(source);
-  } catch {
-    throw invalidRequest("schema_too_complex", "The schema nests too deeply.", paramOf(source));
-  }
-  if (text.length > limit)
-    throw invalidRequest(
-      "schema_too_complex",
-      `The grammar's source has ${text.length} bytes; the limit is ${limit}.`,
-      paramOf(source),
-    );
-  return text;
 }

@@ -12,6 +12,7 @@ import { parseFullPattern, PatternFault } from "./regex/parse.ts";
 import { schemaToEbnf } from "./schema.ts";
 import { isArray, isObject } from "./schema/algebra.ts";
 import type { Json } from "./schema/node.ts";
+import { plainJson } from "./source.ts";
 import { checkStrictProfile } from "./strict.ts";
 
 /** The core's version and the number of our own changes to it; artifacts of another compiler are not read. */
@@ -86,19 +87,6 @@ function named<T>(base: string, step: () => T): T {
   } catch (error) {
     throw error instanceof Refusal ? new RequestRefusal(error, base) : error;
   }
-}
-
-/** A copy as JSON has it: no undefined, no prototypes. */
-function plainJson(value: unknown, budget: SchemaBudget): Json {
-  let text: string | undefined;
-  try {
-    text = JSON.stringify(value);
-  } catch {
-    throw tooComplex("", "The schema nests too deeply.");
-  }
-  if (text === undefined) throw invalid("", "A schema must be an object or a boolean.");
-  if (text.length > budget.bytes) throw tooComplex("", `The schema has more than the limit of ${budget.bytes} bytes.`);
-  return JSON.parse(text);
 }
 
 function parsePattern(pattern: string): Regex {

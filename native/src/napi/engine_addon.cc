@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "grammar/automaton/automaton.h"
 #include "napi/event_ring.h"
 #include "napi/js_values.h"
 #include "sluice/engine.h"
@@ -203,13 +204,16 @@ class LoadWorker final : public Napi::AsyncProgressWorker<double> {
       options_.load.progress = [&progress](double fraction) { progress.Send(&fraction, 1); };
       auto model = sluice::load_model(options_.load);
       sluice::GrammarSupport grammars;
-#ifdef SLUICE_XGRAMMAR
       if (!options_.vocabulary.tokens.empty()) {
-        grammars.engine = sluice::grammar::make_xgrammar_engine(options_.vocabulary);
+        std::unique_ptr<sluice::grammar::Engine> xgrammar;
+#ifdef SLUICE_XGRAMMAR
+        xgrammar = sluice::grammar::make_xgrammar_engine(options_.vocabulary);
+#endif
+        grammars.engine = sluice::grammar::make_engine_by_artifact(
+            sluice::grammar::make_automaton_engine(options_.vocabulary), std::move(xgrammar));
         grammars.vocab_size = static_cast<int32_t>(options_.vocabulary.tokens.size());
         grammars.stop_ids = options_.vocabulary.stop_ids;
       }
-#endif
       engine_ = Engine::create(options_.engine, std::move(model), std::move(grammars),
                                [ring = ring_](std::span<const uint32_t> words) { ring->push(words); });
     } catch (const std::exception& error) {

@@ -9,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "grammar/automaton/automaton.h"
 #include "grammar/matcher.h"
 #include "grammar/xgrammar_compiler.h"
 
@@ -187,7 +188,9 @@ class EngineObject final : public Napi::ObjectWrap<EngineObject> {
   }
   explicit EngineObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
     try {
-      engine_ = sluice::grammar::make_xgrammar_engine(read_vocabulary(info));
+      const Vocabulary vocabulary = read_vocabulary(info);
+      engine_ = sluice::grammar::make_engine_by_artifact(sluice::grammar::make_automaton_engine(vocabulary),
+                                                         sluice::grammar::make_xgrammar_engine(vocabulary));
     } catch (const Napi::Error&) {
       throw;
     } catch (const std::exception& error) {

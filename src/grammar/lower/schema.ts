@@ -7,7 +7,7 @@ import { type Regex, sequence, stateEstimate } from "../regex/ast.ts";
 import { emitJsonString, JSON_CHARACTER, PLAIN_KEY_CHARACTER } from "../regex/emit.ts";
 import type { Algebra } from "../schema/algebra.ts";
 import { isArray, isObject } from "../schema/algebra.ts";
-import type { ArrayNode, Json, Node, NumberNode, ObjectNode, StringNode } from "../schema/node.ts";
+import type { ArrayNode, Json, Node, NumberNode, ObjectNode, StringNode, TextPattern } from "../schema/node.ts";
 import { keepsManyThreads, wideStates } from "./cost.ts";
 import { EbnfWriter, quoted, regexMacro } from "./ebnf.ts";
 import { otherNames, startDifferently } from "./keys.ts";
@@ -135,7 +135,7 @@ class Lowering {
   }
 
   private string(node: StringNode): string {
-    if (node.pattern !== undefined) return this.pattern(node.pattern.regex);
+    if (node.pattern !== undefined) return this.pattern(this.cutRegex(node.pattern));
     if (node.max === 0) return quoted('""');
     if (node.min > 1) this.charge(node.min);
     if (node.min > 100) throw tooComplex(this.path, "`minLength` above 100 is not supported.");
@@ -178,6 +178,15 @@ class Lowering {
     }
     flush(opened ? "" : '"', `"${after}`);
     return join(...pieces);
+  }
+
+  private cutRegex({ regex, uncut }: TextPattern): Regex {
+    if (uncut === true)
+      throw unsupported(
+        `${this.path}/pattern`,
+        "A length limit beside a pattern or format of this shape cannot be guaranteed.",
+      );
+    return regex;
   }
 
   private patternBody(regex: Regex): string {
@@ -433,7 +442,7 @@ class Lowering {
       );
     }
     if (declared.some((name) => this.algebra.admits(names, name))) return undefined;
-    if (names.pattern !== undefined) return this.pattern(names.pattern.regex, ":");
+    if (names.pattern !== undefined) return this.pattern(this.cutRegex(names.pattern), ":");
     if (names.max > 200) {
       this.charge(names.min);
       return regexMacro(`"${PLAIN_KEY_CHARACTER}{${names.min},}":`);

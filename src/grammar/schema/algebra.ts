@@ -1,6 +1,7 @@
 // Intersection and membership on nodes. Intersection is exact or refuses, but for what `narrowed` counts.
 import { unsupported } from "../refusal.ts";
 import { isNothing, withLength } from "../regex/ast.ts";
+import { mergeObjects } from "./merge.ts";
 import {
   type ArrayNode,
   type Bound,
@@ -11,6 +12,7 @@ import {
   type ObjectNode,
   type Property,
   type StringNode,
+  type UnionNode,
   stableText,
 } from "./node.ts";
 
@@ -74,8 +76,10 @@ export class Algebra {
   }
 
   union(options: readonly Node[]): Node {
-    const union = this.nodes.union(options);
-    if (union.kind === "union" && union.options.length > MAX_UNION) {
+    const flat = options.flatMap((option) => (option.kind === "union" ? option.options : [option]));
+    const union = this.nodes.union(mergeObjects(this, flat));
+    // Literals cost little; how many an `enum` may hold is the budget's matter.
+    if (union.kind === "union" && union.options.filter(({ kind }) => kind !== "literal").length > MAX_UNION) {
       throw unsupported(this.path, `More than ${MAX_UNION} alternatives come together here.`);
     }
     return union;
@@ -145,6 +149,14 @@ export class Algebra {
 
   private intersectPlain(a: Node, b: Node): Node {
     const { nodes } = this;
+    if (a.kind === "union" && b.kind === "union") {
+      // Two lists of values: pair by pair they would take the product of their lengths.
+      const values = (node: UnionNode) => node.options.every(({ kind }) => kind === "literal");
+      if (values(a) && values(b)) {
+        const both = new Set(b.options);
+        return this.union(a.options.filter((option) => both.has(option)));
+      }
+    }
     if (a.kind === "union") return this.union(a.options.map((option) => this.intersect(option, b)));
     if (b.kind === "union") return this.union(b.options.map((option) => this.intersect(a, option)));
     if (a.kind === "literal") return this.admits(b, a.value) ? a : nodes.never;
@@ -166,18 +178,16 @@ export class Algebra {
     return this.text(Math.max(a.min, b.min), Math.min(a.max, b.max), a.pattern ?? b.pattern);
   }
 
-  /** A string node whose pattern already obeys the lengths. */
+  /** A string node whose pattern obeys the lengths, where a rewriting of it can. */
   text(min: number, max: number, pattern: StringNode["pattern"]): Node {
     if (pattern?.narrow === true && max < Infinity) this.narrowed++;
     if (pattern !== undefined && isNothing(pattern.regex)) return this.nodes.never;
     if (pattern === undefined || (min === 0 && max === Infinity))
       return this.nodes.make({ kind: "string", min, max, pattern });
     const cut = withLength(pattern.regex, min, max) ?? (pattern.short && withLength(pattern.short, min, max));
-    if (cut === undefined) {
-      throw unsupported(this.path, "A length limit beside a pattern or format of this shape cannot be guaranteed.");
-    }
+    if (cut === undefined) return this.nodes.make({ kind: "string", min, max, pattern: { ...pattern, uncut: true } });
     if (isNothing(cut)) return this.nodes.never;
-    return this.nodes.make({ kind: "string", min, max, pattern: { ...pattern, regex: cut } });
+    return this.nodes.make({ kind: "string", min, max, pattern: { ...pattern, regex: cut, uncut: false } });
   }
 
   private intersectNumbers(a: NumberNode, b: NumberNode): Node {

@@ -16,13 +16,15 @@ export interface TextPattern {
   readonly short?: Regex | undefined;
   /** True where `regex` is only a part of what the schema allows (the formats). */
   readonly narrow: boolean;
+  /** True where no rewriting could cut `regex` to the node's lengths: whoever uses it must see to them. */
+  readonly uncut?: boolean;
 }
 
 export interface StringNode {
   readonly kind: "string";
   readonly min: number;
   readonly max: number;
-  /** Full-match language of the value, already cut to `min` and `max`; undefined: any text. */
+  /** Full-match language of the value, cut to `min` and `max` unless it says `uncut`; undefined: any text. */
   readonly pattern: TextPattern | undefined;
 }
 
@@ -71,13 +73,18 @@ export interface ObjectNode {
   readonly max: number;
 }
 
+export interface UnionNode {
+  readonly kind: "union";
+  readonly options: readonly Node[];
+}
+
 export type NodeShape =
   | { readonly kind: "any" }
   | { readonly kind: "never" }
   | { readonly kind: "null" }
   | { readonly kind: "boolean" }
   | { readonly kind: "literal"; readonly value: Json }
-  | { readonly kind: "union"; readonly options: readonly Node[] }
+  | UnionNode
   | { readonly kind: "ref"; readonly name: string }
   | StringNode
   | NumberNode

@@ -3,9 +3,10 @@
 import { below, invalid, Refusal, tooComplex, unsupported } from "../refusal.ts";
 import { Algebra, isArray, isObject } from "./algebra.ts";
 import { subtract } from "./difference.ts";
-import { type Json, type KeyPattern, type Node, Nodes, type Property } from "./node.ts";
+import { type Json, type Node, Nodes, type Property } from "./node.ts";
 import { referenceName, referenceTarget } from "./references.ts";
-import { countOf, Patterns, readNumber, readString, type Schema } from "./scalars.ts";
+import { Patterns, readNumber, readString, type Schema } from "./scalars.ts";
+import { readArrayType, readObjectType, type ShapeReader } from "./shapes.ts";
 
 const REFUSED: Readonly<Record<string, string>> = {
   contains: "at least one matching item cannot be guaranteed",
@@ -24,6 +25,13 @@ const MAX_DEPENDENCIES = 6;
 /** Schemas that keep their keywords on the schema itself: no other keyword can have evaluated a name or item. */
 const APPLICATORS = ["$ref", "allOf", "anyOf", "oneOf", "if", "not", "dependentSchemas", "dependencies"];
 
+const ANNOTATIONS: ReadonlySet<string> = new Set(["$comment", "title", "description", "default", "examples"]);
+
+interface Excluded {
+  readonly schema: Json;
+  readonly path: string;
+}
+
 export interface ReadSchema {
   readonly root: Node;
   readonly algebra: Algebra;
@@ -39,12 +47,12 @@ export function readSchema(schema: Json): ReadSchema {
   return { root, algebra: reader.algebra, origins: reader.origins };
 }
 
-class Reader {
+class Reader implements ShapeReader {
   readonly algebra: Algebra;
   readonly origins = new Map<number, string>();
-  private readonly nodes: Nodes;
+  readonly nodes: Nodes;
   private readonly document: Json;
-  private readonly patterns = new Patterns();
+  readonly patterns = new Patterns();
   /** Non-empty below a nested $id, where `#` means another document. */
   private foreignBase = 0;
 
@@ -83,32 +91,51 @@ class Reader {
     add("enum", () => this.readEnum(schema.enum, below(path, "enum")));
     add("const", () => this.readLiteral(schema.const ?? null, below(path, "const")));
     add("$ref", () => this.readReference(schema.$ref, below(path, "$ref")));
-    add("allOf", () => this.meet(this.readList(schema, "allOf", path), below(path, "allOf")));
+    const excluded: Excluded[] = [];
+    add("allOf", () => this.readAllOf(schema, path, excluded));
     add("anyOf", () =>
       this.algebra.at(below(path, "anyOf"), () => this.algebra.union(this.readList(schema, "anyOf", path))),
     );
     let node = this.meet(parts, path);
     if (Object.hasOwn(schema, "oneOf")) node = this.readOneOf(node, schema, path);
-    if (Object.hasOwn(schema, "not")) {
-      const where = below(path, "not");
-      const excluded = this.exactly(where, "not", () => this.read(schema.not ?? null, where));
-      node = this.algebra.at(where, () => subtract(this.algebra, node, excluded));
-    }
+    if (Object.hasOwn(schema, "not")) excluded.push({ schema: schema.not ?? null, path: below(path, "not") });
+    for (const { schema: unwanted, path: where } of excluded) node = this.exclude(node, unwanted, where);
     node = this.readConditional(node, schema, path);
     node = this.readDependencies(node, schema, path);
     return node;
   }
 
-  private meet(nodes: readonly Node[], path: string): Node {
+  meet(nodes: readonly Node[], path: string): Node {
     return this.algebra.at(path, () => nodes.reduce((all, node) => this.algebra.intersect(all, node), this.nodes.any));
   }
 
+  /** What a branch excludes by `not` waits until all that it is taken from is known: most exclusions can only then be said. */
+  private readAllOf(schema: Schema, path: string, excluded: Excluded[]): Node {
+    const where = below(path, "allOf");
+    const list = listOf(schema, "allOf", path);
+    const branches = list.map((branch, i) => {
+      const here = below(where, i);
+      if (!isObject(branch) || !Object.hasOwn(branch, "not")) return this.read(branch, here);
+      const { not: unwanted = null, ...rest } = branch;
+      excluded.push({ schema: unwanted, path: below(here, "not") });
+      return this.read(rest, here);
+    });
+    return this.meet(branches, where);
+  }
+
+  private exclude(node: Node, unwanted: Json, path: string): Node {
+    if (isObject(unwanted) && Object.keys(unwanted).every((key) => key === "not" || ANNOTATIONS.has(key))) {
+      const wanted = unwanted.not;
+      // Not "not this": nothing need be said exactly to take it.
+      if (wanted !== undefined) return this.meet([node, this.read(wanted, below(path, "not"))], path);
+    }
+    const excluded = this.exactly(path, "not", () => this.read(unwanted, path));
+    return this.algebra.at(path, () => subtract(this.algebra, node, excluded));
+  }
+
   private readList(schema: Schema, keyword: string, path: string): Node[] {
-    const list = schema[keyword];
     const where = below(path, keyword);
-    if (!isArray(list) || list.length === 0)
-      throw invalid(where, `\`${keyword}\` must be a non-empty array of schemas.`);
-    return list.map((item, i) => this.read(item, below(where, i)));
+    return listOf(schema, keyword, path).map((item, i) => this.read(item, below(where, i)));
   }
 
   private readEnum(values: Json | undefined, path: string): Node {
@@ -255,8 +282,8 @@ class Reader {
     const asked = this.askedTypes(schema, path);
     const { nodes } = this;
     const makers: Readonly<Record<TypeName, () => Node>> = {
-      object: () => this.readObjectType(schema, path),
-      array: () => this.readArrayType(schema, path),
+      object: () => readObjectType(this, schema, path),
+      array: () => readArrayType(this, schema, path),
       string: () => readString(schema, path, this.algebra, this.patterns),
       number: () => readNumber(schema, path, nodes, false),
       integer: () => readNumber(schema, path, nodes, true),
@@ -288,110 +315,13 @@ class Reader {
     if (schema.nullable === true) names.add("null");
     return names;
   }
+}
 
-  private readArrayType(schema: Schema, path: string): Node {
-    const tuple = isArray(schema.items) ? "items" : "prefixItems";
-    const list = schema[tuple];
-    if (list !== undefined && !isArray(list)) throw invalid(below(path, tuple), `\`${tuple}\` must be an array.`);
-    const prefix = (list ?? []).map((item, i) => this.read(item, below(below(path, tuple), i)));
-    const rest = tuple === "items" ? "additionalItems" : "items";
-    const restOrUnevaluated = Object.hasOwn(schema, rest) ? rest : "unevaluatedItems";
-    const items = schema[restOrUnevaluated];
-    const { uniqueItems } = schema;
-    if (uniqueItems !== undefined && typeof uniqueItems !== "boolean")
-      throw invalid(below(path, "uniqueItems"), "`uniqueItems` must be a boolean.");
-    const node = this.nodes.make({
-      kind: "array",
-      prefix,
-      items: items === undefined ? this.nodes.any : this.read(items, below(path, restOrUnevaluated)),
-      min: countOf(schema, "minItems", path, 0),
-      max: countOf(schema, "maxItems", path, Infinity),
-      unique: uniqueItems === true,
-    });
-    if (!this.origins.has(node.id)) this.origins.set(node.id, uniqueItems === true ? below(path, "uniqueItems") : path);
-    return node;
-  }
-
-  private readObjectType(schema: Schema, path: string): Node {
-    const { nodes } = this;
-    const where = below(path, "properties");
-    const declared = schema.properties ?? {};
-    if (!isObject(declared)) throw invalid(where, "`properties` must be an object.");
-    const required = this.required(schema, path);
-    const patterns = this.readPatterns(schema, path);
-    const additionalKeyword = Object.hasOwn(schema, "additionalProperties")
-      ? "additionalProperties"
-      : "unevaluatedProperties";
-    const additionalSchema = schema[additionalKeyword];
-    const additional =
-      additionalSchema === undefined ? nodes.any : this.read(additionalSchema, below(path, additionalKeyword));
-    const fromPatterns = (name: string, otherwise: Node) => {
-      const matching = patterns.filter((pattern) => new RegExp(pattern.source, "u").test(name));
-      return matching.length === 0
-        ? otherwise
-        : this.meet(
-            matching.map((pattern) => pattern.value),
-            below(path, "patternProperties"),
-          );
-    };
-    const properties: Property[] = Object.entries(declared).map(([name, value]) => {
-      const here = below(where, name);
-      if (!name.isWellFormed()) throw unsupported(here, "A property name holds half a surrogate pair.");
-      const own = this.read(value, here);
-      return {
-        name,
-        value: this.algebra.at(here, () => this.algebra.intersect(own, fromPatterns(name, nodes.any))),
-        required: required.has(name),
-      };
-    });
-    for (const name of required) {
-      if (!Object.hasOwn(declared, name))
-        properties.push({ name, value: fromPatterns(name, additional), required: true });
-    }
-    const names = Object.hasOwn(schema, "propertyNames")
-      ? this.algebra.at(below(path, "propertyNames"), () =>
-          this.algebra.intersect(this.read(schema.propertyNames ?? null, below(path, "propertyNames")), nodes.anyText),
-        )
-      : nodes.any;
-    const node = this.algebra.at(path, () =>
-      this.algebra.object({
-        kind: "object",
-        properties,
-        patterns,
-        additional,
-        implicit: additionalSchema === undefined,
-        names: names === nodes.anyText ? nodes.any : names,
-        min: countOf(schema, "minProperties", path, 0),
-        max: countOf(schema, "maxProperties", path, Infinity),
-      }),
-    );
-    if (!this.origins.has(node.id)) this.origins.set(node.id, path);
-    return node;
-  }
-
-  private required(schema: Schema, path: string): ReadonlySet<string> {
-    const list = schema.required;
-    if (list === undefined) return new Set();
-    const where = below(path, "required");
-    if (!isArray(list)) throw invalid(where, "`required` must be an array of names.");
-    return new Set(
-      list.map((name, i) => {
-        if (typeof name !== "string") throw invalid(below(where, i), "`required` must hold names.");
-        return name;
-      }),
-    );
-  }
-
-  private readPatterns(schema: Schema, path: string): KeyPattern[] {
-    const all = schema.patternProperties;
-    if (all === undefined) return [];
-    const where = below(path, "patternProperties");
-    if (!isObject(all)) throw invalid(where, "`patternProperties` must be an object.");
-    return Object.entries(all).map(([source, value]) => {
-      const here = below(where, source);
-      return { source, regex: this.patterns.read(source, here).regex, value: this.read(value, here) };
-    });
-  }
+function listOf(schema: Schema, keyword: string, path: string): readonly Json[] {
+  const list = schema[keyword];
+  if (!isArray(list) || list.length === 0)
+    throw invalid(below(path, keyword), `\`${keyword}\` must be a non-empty array of schemas.`);
+  return list;
 }
 
 function isWellFormed(value: Json): boolean {
