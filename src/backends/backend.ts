@@ -26,6 +26,21 @@ export interface Sampling {
   readonly choice: number;
 }
 
+/** The likeliest token each time, and nothing done to the logits. */
+export const greedy: Sampling = {
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  logitBias: [],
+  bannedSequences: [],
+  seed: 0,
+  choice: 0,
+};
+
 /** What a text-only engine needs instead of token ids: the caller's own body after validation. */
 export interface TextForm {
   readonly kind: "chat" | "completion";
@@ -168,7 +183,10 @@ export interface BackendLoad {
   readonly freeKvTokens: number;
 }
 
-export type BackendHealth = { readonly ready: true } | { readonly ready: false; readonly reason: string };
+/** `late`: it was ready when it last answered, and answers no more in time; others go first. */
+export type BackendHealth =
+  | { readonly ready: true; readonly late?: true }
+  | { readonly ready: false; readonly reason: string };
 
 export interface KvBlock {
   /** The engine's own, opaque; names the block in `removed` and as `parent`. */
@@ -202,6 +220,31 @@ export interface KvFeedPosition {
   readonly instance: string;
 }
 
+/**
+ * A shortcut for tokens, the one event of which a generation has hundreds. A batching engine says a token of every row at
+ * once, and through iterators each costs its own chain of promises; a sink gets them in the turn in which they were read:
+ *
+ *   backend reads one step  ->  a.tokens([5]), b.tokens([9]), c.tokens([2])  ->  each distinct `stepEnd`, once
+ *
+ * Whoever answers callers may thus gather in `tokens` and write in `stepEnd`: one write a caller and step, without a timer,
+ * also where several generations (`n` > 1) share one caller and hence one `stepEnd`. What lies between (deadlines, what was
+ * sent) passes a sink of its own down, which does its part and calls the one above.
+ */
+export interface TokenSink {
+  /**
+   * Tokens without logprobs. Called only while the iterator's reader waits for its next event, so that the order of events
+   * stays: whatever came before has been read. At any other time, and always by a backend that knows no sinks, the same
+   * tokens are a `tokens` event. Aborting the generation's signal from inside is allowed; throwing ends the generation.
+   */
+  tokens(ids: readonly number[]): void;
+  /**
+   * All that came at once has been handed out, behind at least one `tokens`; also after an abort from inside one. Events of
+   * the iterator (`finish`) that came with it are read later. Called once where several sinks hold the same function; must
+   * not throw.
+   */
+  readonly stepEnd?: (() => void) | undefined;
+}
+
 /** One endpoint that generates. An adapter is the only place that knows an engine's field names. */
 export interface Backend {
   /** `pool/endpoint`, stable over a configuration reload. */
@@ -210,9 +253,9 @@ export interface Backend {
   info(signal: AbortSignal): Promise<BackendInfo>;
   /**
    * Ends with exactly one `finish` or `error` event, or throws SluiceError when the connection fails or breaks.
-   * Aborting `signal` cancels the generation on the engine.
+   * Aborting `signal` cancels the generation on the engine. Tokens that came before the reader asked again may be one event.
    */
-  generate(request: GenerationRequest, signal: AbortSignal): AsyncIterable<GenerationEvent>;
+  generate(request: GenerationRequest, signal: AbortSignal, sink?: TokenSink): AsyncIterable<GenerationEvent>;
   /**
    * Why this backend cannot serve the request as asked: the `capability_missing` that `generate` would throw, without an
    * attempt. Pure. Absent = it can serve whatever passed `prepare`.

@@ -12,6 +12,8 @@ export interface HttpRequest {
   readonly signal: AbortSignal;
   /** 0 or absent = the caller's own deadline is the only one. */
   readonly headersTimeoutMs?: number;
+  /** Longest silence within the body; 0 or absent = none. */
+  readonly bodyTimeoutMs?: number;
 }
 
 export interface HttpResponse {

@@ -46,7 +46,7 @@ it("the key goes with every call, below the endpoint's path; a redirect is not f
     status: 502,
   });
   await expect(backend.info(never)).rejects.toMatchObject({ code: "backend_error" });
-  expect(seen).toEqual(["POST /gpu/v1/generate Bearer secret", "GET /gpu/v1/info Bearer secret"]);
+  expect(seen).toEqual(["POST /gpu/v1/streams Bearer secret", "GET /gpu/v1/info Bearer secret"]);
   await backend.close();
   server.close();
 });

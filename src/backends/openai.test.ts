@@ -345,19 +345,24 @@ describe("a caller that leaves closes the connection at once", () => {
     ["in the middle of the answer", "fb-s09-stream-stall", true],
   ])("%s", async (_, model, afterText) => {
     const { upstream, backend } = await endpoint();
-    const control = new AbortController();
-    const events = backend.generate(chat(model), control.signal)[Symbol.asyncIterator]();
-    let next = events.next();
-    const attempt = await upstream.nextAttempt();
-    if (afterText) {
-      expect((await next).value).toMatchObject({ type: "text" });
-      next = events.next();
+    const delays: number[] = [];
+    // The median, since one turn may meet a machine that does something else.
+    for (let turn = 0; turn < 9; turn++) {
+      const control = new AbortController();
+      const events = backend.generate(chat(model), control.signal)[Symbol.asyncIterator]();
+      let next = events.next();
+      const attempt = await upstream.nextAttempt();
+      if (afterText) {
+        expect((await next).value).toMatchObject({ type: "text" });
+        next = events.next();
+      }
+      const started = performance.now();
+      control.abort();
+      await expect(next).rejects.toMatchObject({ status: 499, code: "cancelled" });
+      expect(await attempt.ended).toMatchObject({ clientLeft: true });
+      delays.push(performance.now() - started);
     }
-    const started = performance.now();
-    control.abort();
-    await expect(next).rejects.toMatchObject({ status: 499, code: "cancelled" });
-    expect(await attempt.ended).toMatchObject({ clientLeft: true });
-    expect(performance.now() - started).toBeLessThan(100);
+    expect(delays.toSorted((a, b) => a - b)[4]).toBeLessThan(100);
   });
 
   it("by leaving the loop", async () => {

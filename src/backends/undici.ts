@@ -3,6 +3,7 @@ import { buildConnector, Pool } from "undici";
 import { SluiceError, unavailable } from "../errors.ts";
 import type { HttpOrigin, HttpOriginOptions, HttpRequest, HttpResponse } from "./http.ts";
 import { guardedLookup, type Lookup } from "./metadata-address.ts";
+import { UndiciReply } from "./undici-reply.ts";
 
 /**
  * Node's form of `OpenHttpOrigin`: one undici pool an endpoint, HTTP/1.1, no pipelining, redirects never followed, no
@@ -41,27 +42,20 @@ export function openUndiciOrigin(
   };
 }
 
-async function send(pool: Pool, request: HttpRequest): Promise<HttpResponse> {
-  const { statusCode, headers, body } = await pool.request({
-    method: request.method,
-    path: request.path,
-    headers: request.headers ?? {},
-    body: request.body ?? null,
-    signal: request.signal,
-    headersTimeout: request.headersTimeoutMs ?? 0,
-  });
-  return {
-    status: statusCode,
-    header(name) {
-      const value = headers[name];
-      return Array.isArray(value) ? value[0] : value;
+function send(pool: Pool, request: HttpRequest): Promise<HttpResponse> {
+  const reply = new UndiciReply(request.signal);
+  pool.dispatch(
+    {
+      method: request.method,
+      path: request.path,
+      headers: request.headers ?? {},
+      body: request.body ?? null,
+      headersTimeout: request.headersTimeoutMs ?? 0,
+      bodyTimeout: request.bodyTimeoutMs ?? 0,
     },
-    body: body as AsyncIterable<Uint8Array>,
-    destroy() {
-      // Without a listener the destroyed body would raise its error as uncaught.
-      body.on("error", () => {}).destroy();
-    },
-  };
+    reply,
+  );
+  return reply.begun;
 }
 
 function unreachable(error: unknown): SluiceError {

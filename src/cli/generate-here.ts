@@ -1,3 +1,4 @@
+import { greedy } from "../backends/backend.ts";
 import { createEngine } from "../engine/create.ts";
 import type { Engine, EngineEvent } from "../engine/engine.ts";
 import { createGrammarCompiler } from "../grammar/compiler.ts";
@@ -94,17 +95,9 @@ async function run(
     generatedIds: new Uint32Array(0),
     maxNewTokens: Math.min(request.maxTokens, room),
     sampling: {
+      ...greedy,
       temperature: request.temperature,
-      topK: 0,
-      topP: 1,
-      minP: 0,
-      repetitionPenalty: 1,
-      presencePenalty: 0,
-      frequencyPenalty: 0,
-      logitBias: [],
-      bannedSequences: [],
       seed: request.seed ?? Math.floor(Math.random() * 2 ** 31),
-      choice: 0,
     },
     stopIds: tokenizer.vocabulary.stopIds,
     grammar,

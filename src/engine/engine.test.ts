@@ -2,26 +2,12 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import { afterEach, describe, expect, test } from "vitest";
-import type { Sampling } from "../backends/backend.ts";
+import { greedy } from "../backends/backend.ts";
 import { SluiceError } from "../errors.ts";
 import { createEngine } from "./create.ts";
 import type { Engine, EngineEvent, EngineOptions, EngineRequest } from "./engine.ts";
 
 const goldenModel = fileURLToPath(new URL("../../native/tests/goldens/llama-gqa-tied", import.meta.url));
-
-const greedy: Sampling = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repetitionPenalty: 1,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  logitBias: [],
-  bannedSequences: [],
-  seed: 0,
-  choice: 0,
-};
 
 function request(changes: Partial<EngineRequest> = {}): EngineRequest {
   return {

@@ -45,7 +45,8 @@ export function decodeEvents(words: Uint32Array): EventBatch {
 function readTokens(reader: WordReader, id: number): EngineEvent {
   const count = reader.word();
   const hasLogprobs = reader.word() !== 0;
-  const ids = Array.from({ length: count }, () => reader.word());
+  const ids: number[] = [];
+  for (let left = count; left > 0; left--) ids.push(reader.word());
   if (!hasLogprobs) return { type: "tokens", id, ids, logprobs: undefined };
   const logprobs = ids.map((): TokenLogprob => {
     const logprob = reader.float();

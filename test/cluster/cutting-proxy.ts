@@ -27,12 +27,9 @@ export class Scissors {
 
   /** How many of these bytes may pass; undefined = all, and the connection lives on. */
   cutIn(bytes: Buffer): number | undefined {
-    let from = 0;
-    for (;;) {
+    for (const { index: at } of bytes.toString("latin1").matchAll(token)) {
       const [next] = this.plan;
       if (next === undefined) return undefined;
-      const at = bytes.indexOf('"type":"tokens"', from);
-      if (at < 0) return undefined;
       if (this.#passed === next) {
         this.plan.shift();
         this.#passed = 0;
@@ -42,10 +39,13 @@ export class Scissors {
         return at + Math.floor(this.#random() * ((end < 0 ? bytes.length : end + 1) - at + 1));
       }
       this.#passed++;
-      from = at + 1;
     }
+    return undefined;
   }
 }
+
+/** An event with tokens, or one token in the row of a stream's line: `"rows":[[3,501],[4,77,78]]`. */
+const token = /"type":"tokens"|(?<="rows":\[[\d,[\]]*\[[\d,]*\d),\d+/g;
 
 /** Carries bytes to a daemon and back, and resets the connection where the scissors say. */
 export async function startCuttingProxy(target: string, scissors: Scissors): Promise<CuttingProxy> {

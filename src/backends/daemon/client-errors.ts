@@ -40,7 +40,7 @@ export async function daemonError(response: HttpResponse): Promise<SluiceError> 
       metricLabel: code,
     });
   }
-  if (code === "grammar_missing")
+  if (code === "grammar_missing" || code === "unknown_stream")
     return new SluiceError({ status: 502, type: "server_error", code, message, retryable: true });
   if (status === 503 || status === 429) {
     return unavailable(code, "The backends cannot take more work now.", {

@@ -1,27 +1,23 @@
 import { asSluiceError, SluiceError, unavailable } from "../../errors.ts";
-import { artifactMac } from "../../grammar/mac.ts";
 import type { GrammarArtifact } from "../../grammar/grammar.ts";
-import type {
-  Backend,
-  BackendInfo,
-  BackendLoad,
-  GenerationEvent,
-  GenerationRequest,
-  KvFeedEvent,
-  KvFeedPosition,
-} from "../backend.ts";
+import { artifactMac } from "../../grammar/mac.ts";
+import type { Backend, BackendInfo, BackendLoad, GenerationRequest, KvFeedEvent, KvFeedPosition } from "../backend.ts";
 import type { HttpOrigin, HttpResponse } from "../http.ts";
 import { broken, readNdjson } from "../ndjson.ts";
+import { answerAlone, unbroken } from "./client-answer.ts";
+import { daemonError, readBounded } from "./client-errors.ts";
+import { LinkedGeneration, type LinkTransport } from "./client-generation.ts";
+import { Link } from "./client-link.ts";
+import { abortError, requestBody } from "./client-request.ts";
 import {
-  generationEvent,
   type GenerateBody,
+  heartbeatEveryMs,
   infoBody,
   kvEvent,
   loadBody,
   macHeader,
   protocolVersion,
 } from "./protocol.ts";
-import { daemonError, readBounded } from "./client-errors.ts";
 
 export interface DaemonBackendOptions {
   /** `pool/endpoint`. */
@@ -33,10 +29,15 @@ export interface DaemonBackendOptions {
   /** Bounds one line of an answer or a feed. */
   readonly maxLineBytes?: number;
   readonly headersTimeoutMs?: number;
+  /** Default `shared`: all generations on one stream (protocol.ts). `none` = an answer each, where connections cannot outlive a request. */
+  readonly link?: "shared" | "none";
+  /** A link without a sign of life for so long is dead, whatever its socket says. Default: eight heartbeats. */
+  readonly silenceMs?: number;
 }
 
-/** How long the news of an abort and the rest of a finished answer may take; both only clean up. */
+/** How long the news of a cancel may take; it only cleans up. */
 const cleanUpMs = 2_000;
+const openLinkMs = 10_000;
 
 export type DaemonBackend = Backend & Required<Pick<Backend, "kvEvents">>;
 
@@ -79,8 +80,13 @@ export function createDaemonBackend(options: DaemonBackendOptions): DaemonBacken
     return upload;
   }
 
-  async function open(request: GenerationRequest, signal: AbortSignal): Promise<HttpResponse> {
-    const body = requestBody(request);
+  /** Resolves with the answer, or with the refusal. A grammar that the daemon lacks is uploaded once. */
+  async function post(
+    request: GenerationRequest,
+    stream: GenerateBody["stream"],
+    signal: AbortSignal,
+  ): Promise<HttpResponse | SluiceError> {
+    const body = requestBody(request, stream);
     for (let uploaded = false; ; uploaded = true) {
       const response = await http.request({
         method: "POST",
@@ -90,14 +96,13 @@ export function createDaemonBackend(options: DaemonBackendOptions): DaemonBacken
         signal,
         ...(options.headersTimeoutMs === undefined ? {} : { headersTimeoutMs: options.headersTimeoutMs }),
       });
-      if (response.status === 200) return response;
+      if (response.status === 200 || response.status === 204) return response;
       const error = await daemonError(response);
-      if (error.code !== "grammar_missing" || request.grammar === undefined || uploaded) throw error;
+      if (error.code !== "grammar_missing" || request.grammar === undefined || uploaded) return error;
       await orAborted(upload(request.grammar.artifact), signal);
     }
   }
 
-  /** The closed socket already cancels; this reaches the daemon also through a proxy that keeps its own connection open. */
   function cancel(id: string): void {
     void http
       .request({
@@ -110,34 +115,65 @@ export function createDaemonBackend(options: DaemonBackendOptions): DaemonBacken
       .catch(() => {});
   }
 
-  async function* generate(request: GenerationRequest, signal: AbortSignal): AsyncGenerator<GenerationEvent> {
-    let response: HttpResponse | undefined;
-    let ended = false;
-    try {
-      response = await open(request, signal);
-      let produced = 0;
-      for await (const lines of keepOpen(readNdjson(unbroken(response.body, signal), maxLineBytes))) {
-        for (const line of lines) {
-          const parsed = generationEvent.safeParse(line);
-          if (!parsed.success) throw broken("an event is malformed", parsed.error);
-          const event = parsed.data;
-          if (event.type === "tokens") produced += event.ids.length;
-          // Admission holds the caller to this; a backend that runs past it would be charged to nobody.
-          if (produced > request.maxNewTokens) throw broken("it is longer than asked for");
-          ended = event.type === "finish" || event.type === "error";
-          yield event;
-          if (ended) return;
-        }
-      }
-      throw broken("it ended without a finish");
-    } catch (error) {
-      throw signal.aborted ? abortError(signal) : asSluiceError(error);
-    } finally {
-      if (ended && response !== undefined && !signal.aborted) void readRest(response);
-      else response?.destroy();
-      if (!ended && (response !== undefined || signal.aborted)) cancel(request.id);
-    }
+  const alone = (request: GenerationRequest, signal: AbortSignal) =>
+    answerAlone({
+      request,
+      signal,
+      maxLineBytes,
+      open: async () => {
+        const answer = await post(request, undefined, signal);
+        if (answer instanceof SluiceError) throw answer;
+        return answer;
+      },
+      cancel: () => cancel(request.id),
+    });
+
+  /** One for all generations; opened with the first, and anew with the first after a break. */
+  let link: Promise<Link | undefined> | undefined;
+  let withoutLinks = false;
+  function openLink(): Promise<Link | undefined> {
+    let mine: Promise<Link | undefined> | undefined;
+    const forget = () => {
+      if (link === mine) link = undefined;
+    };
+    mine = (async () => {
+      const response = await http.request({
+        method: "POST",
+        path: `${basePath}/v1/streams`,
+        headers: authorization,
+        // Whoever asked first may leave while others wait for it; `close` ends it too.
+        signal: new AbortController().signal,
+        headersTimeoutMs: openLinkMs,
+        bodyTimeoutMs: options.silenceMs ?? 8 * heartbeatEveryMs,
+      });
+      const opened = await Link.open(response, maxLineBytes, forget);
+      withoutLinks = opened === undefined;
+      return opened;
+    })();
+    mine.catch(forget);
+    return mine;
   }
+
+  const transport: LinkTransport = {
+    async link() {
+      link ??= openLink();
+      try {
+        return await link;
+      } catch (error) {
+        // Its generations can still come one by one.
+        if (error instanceof SluiceError && error.code === "too_many_streams") return undefined;
+        throw asSluiceError(error);
+      }
+    },
+    async submit(request, stream, signal) {
+      const answer = await post(request, stream, signal);
+      if (answer instanceof SluiceError) return answer;
+      await readBounded(answer);
+      return undefined;
+    },
+    cancel,
+    alone,
+  };
 
   return {
     id: options.id,
@@ -160,9 +196,13 @@ export function createDaemonBackend(options: DaemonBackendOptions): DaemonBacken
           `The backend does not speak version ${protocolVersion} of the daemon protocol.`,
         );
       }
+      // Asked when a backend comes up, and then it may be a newer daemon than the last.
+      if (withoutLinks) link = undefined;
       return parsed.data;
     },
-    generate,
+    generate(request, signal, sink) {
+      return options.link === "none" ? alone(request, signal) : new LinkedGeneration(transport, request, signal, sink);
+    },
     async health(signal) {
       const { ready, reason } = await readLoad(signal);
       return ready ? { ready } : { ready, reason: reason ?? "not ready" };
@@ -193,71 +233,6 @@ export function createDaemonBackend(options: DaemonBackendOptions): DaemonBacken
     const parsed = loadBody.safeParse(await getJson("/readyz", signal, [200, 503]));
     if (!parsed.success) throw unavailable("backend_incompatible", "The backend's /readyz is not a daemon's.");
     return parsed.data;
-  }
-}
-
-/** Token arrays dominate the body; joining them is several times cheaper than stringifying a copied array. */
-function requestBody(request: GenerationRequest): string {
-  const rest: Omit<GenerateBody, "promptIds" | "generatedIds"> = {
-    id: request.id,
-    maxNewTokens: request.maxNewTokens,
-    sampling: {
-      ...request.sampling,
-      logitBias: request.sampling.logitBias.map(([token, bias]) => [token, bias]),
-      bannedSequences: [...request.sampling.bannedSequences],
-    },
-    stopIds: [...request.stopIds],
-    salt: request.salt,
-    priority: request.priority,
-    deadlineMs: request.deadlineMs,
-    ...(request.grammar === undefined ? {} : { grammar: request.grammar.artifact.hash }),
-    ...(request.logprobs === undefined ? {} : { logprobs: request.logprobs }),
-    ...(request.traceparent === undefined ? {} : { traceparent: request.traceparent }),
-  };
-  const ids = `"promptIds":[${request.promptIds.join(",")}],"generatedIds":[${request.generatedIds.join(",")}]`;
-  return `{${ids},${JSON.stringify(rest).slice(1)}`;
-}
-
-function abortError(signal: AbortSignal): SluiceError {
-  const reason: unknown = signal.reason;
-  if (reason instanceof SluiceError) return reason;
-  return new SluiceError({
-    status: 499,
-    type: "invalid_request_error",
-    code: "cancelled",
-    message: "The request was cancelled.",
-    cause: reason,
-  });
-}
-
-/** A socket that breaks mid-answer shows as an error of the HTTP client; ours says what it means for the caller. */
-async function* unbroken(body: AsyncIterable<Uint8Array>, signal: AbortSignal): AsyncGenerator<Uint8Array> {
-  try {
-    yield* keepOpen(body);
-  } catch (error) {
-    throw signal.aborted ? abortError(signal) : broken("the connection broke", error);
-  }
-}
-
-/** Iterates without closing the source when the loop is left: a finished answer's connection is kept for the next one. */
-async function* keepOpen<T>(source: AsyncIterable<T>): AsyncGenerator<T> {
-  const iterator = source[Symbol.asyncIterator]();
-  for (let next = await iterator.next(); next.done !== true; next = await iterator.next()) yield next.value;
-}
-
-/** Reads what follows the last event, normally nothing but the end, so that the connection can be used again. */
-async function readRest(response: HttpResponse): Promise<void> {
-  const late = AbortSignal.timeout(cleanUpMs);
-  const destroy = () => response.destroy();
-  late.addEventListener("abort", destroy);
-  try {
-    for await (const _ of response.body) {
-      response.destroy();
-    }
-  } catch {
-    response.destroy();
-  } finally {
-    late.removeEventListener("abort", destroy);
   }
 }
 

@@ -5,41 +5,13 @@ import { createServer as createTcpServer } from "node:net";
 import { Readable } from "node:stream";
 import { request } from "undici";
 import { afterEach, describe, expect, it } from "vitest";
-import {
-  createHashEngine,
-  type HashEngine,
-  type HashEngineOptions,
-  hashEngineParts,
-} from "../../../test/support/hash-engine.ts";
+import { createHashEngine, type HashEngine, hashEngineParts } from "../../../test/support/hash-engine.ts";
 import { collect, generationRequest, greedy, tokensOf } from "../../../test/support/requests.ts";
+import { cleanUps, client, closeServed, daemon } from "../../../test/support/served-daemon.ts";
 import type { GenerationEvent, KvFeedEvent } from "../backend.ts";
-import { openUndiciOrigin } from "../undici.ts";
-import { createDaemonBackend } from "./client.ts";
-import { type DaemonOptions, serveDaemon } from "./server.ts";
+import { serveDaemon } from "./server.ts";
 
-const cleanUps: Array<() => Promise<unknown>> = [];
-afterEach(async () => {
-  for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp();
-});
-
-async function daemon(options: Partial<DaemonOptions> = {}, own: HashEngineOptions = {}) {
-  const engines: HashEngine[] = [];
-  const served = await serveDaemon(
-    { model: "hash", port: 0, precision: "exact", threads: 1, kvTokens: 4096, maxRows: 4, drainMs: 200, ...options },
-    hashEngineParts(own, engines),
-  );
-  cleanUps.push(() => served.close());
-  const [engine] = engines;
-  if (engine === undefined) throw new Error("no engine was made");
-  return { ...served, engine, backend: client(served.url, options.poolKey) };
-}
-
-function client(url: string, poolKey?: string) {
-  const http = openUndiciOrigin(url, { connectTimeoutMs: 1000, connections: 64 });
-  const backend = createDaemonBackend({ id: "pool/daemon", http, poolKey });
-  cleanUps.push(() => backend.close());
-  return backend;
-}
+afterEach(closeServed);
 
 const never = new AbortController().signal;
 const artifact = { hash: "ab".repeat(32), engine: "xgrammar", bytes: new TextEncoder().encode("artifact") } as const;
@@ -197,7 +169,7 @@ describe("a caller that leaves", () => {
   });
 });
 
-describe("an answer that breaks", () => {
+describe("an answer of its own connection that breaks", () => {
   async function peer(answer: string, end: "end" | "reset"): Promise<string> {
     const server = createTcpServer((socket) => {
       socket.on("error", () => {});
@@ -225,7 +197,7 @@ describe("an answer that breaks", () => {
     ["is longer than asked for", accepted + token.repeat(9), "end"],
     ["has a line beyond the bound", `${accepted}{"type":"tokens","ids":[${"1,".repeat(3_000_000)}1]}\n`, "end"],
   ] as const)("is an error a caller can tell from an end: it %s", async (_, answer, end) => {
-    const backend = client(await peer(answer, end));
+    const backend = client(await peer(answer, end), undefined, { link: "none" });
     await expect(collect(backend.generate(generationRequest(), never))).rejects.toMatchObject({
       code: "backend_stream_broken",
       retryable: true,
@@ -233,7 +205,7 @@ describe("an answer that breaks", () => {
   });
 
   it("hands on the tokens that came before it broke", async () => {
-    const backend = client(await peer(accepted + token, "end"));
+    const backend = client(await peer(accepted + token, "end"), undefined, { link: "none" });
     const seen: GenerationEvent[] = [];
     await expect(
       (async () => {

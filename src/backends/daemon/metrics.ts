@@ -5,6 +5,7 @@ export interface DaemonMetricsSource {
   readonly stats: () => EngineStats;
   readonly generations: {
     readonly size: number;
+    readonly streams: number;
     readonly counts: { readonly cancelled: number; readonly tooSlow: number };
   };
   readonly kvSubscribers: () => number;
@@ -42,7 +43,8 @@ export function daemonMetrics(source: DaemonMetricsSource): Registry {
     "Prompt tokens accepted and not yet computed.",
     () => stats().pendingPrefillTokens,
   );
-  gauge("sluice_daemon_open_answers", "Answers under way on a connection.", () => source.generations.size);
+  gauge("sluice_daemon_open_answers", "Answers under way.", () => source.generations.size);
+  gauge("sluice_daemon_open_streams", "Open token streams, one a gateway thread.", () => source.generations.streams);
   gauge("sluice_daemon_kv_subscribers", "Open KV event feeds.", source.kvSubscribers);
   gauge(
     "sluice_daemon_stalled_seconds",

@@ -4,8 +4,11 @@ import { z } from "zod";
  * The daemon protocol, version 1: HTTP, JSON in, NDJSON out. Both sides import this file and nothing else of each other.
  *
  *   GET    /v1/info               BackendInfo
- *   POST   /v1/generate           generateBody -> NDJSON of generationEvent; exactly one `finish` or `error` ends it
- *   DELETE /v1/generate/{id}      cancels; 204 also for unknown ids
+ *   POST   /v1/generate           generateBody -> NDJSON of generationEvent, which exactly one `finish` or `error` ends; 204
+ *                                 where it names a stream
+ *   DELETE /v1/generate/{id}      cancels; 204 also for unknown ids, and one that comes later is then refused: a cancel may
+ *                                 overtake what it cancels
+ *   POST   /v1/streams            -> NDJSON without an end: `streamOpened`, then `streamFrame`s
  *   PUT    /v1/grammars/{hash}    artifact bytes, `x-sluice-mac` = HMAC-SHA256(pool key, hash bytes || artifact bytes) in hex
  *   GET    /v1/kv/events?after=N&instance=I  NDJSON of kvEvent: deltas after N, or a snapshot first when N is too old or
  *                                 absent, or I is another run of the daemon (sequence numbers restart with it)
@@ -15,6 +18,14 @@ import { z } from "zod";
  *
  * With a pool key every /v1 call carries `authorization: Bearer KEY`; without one the MAC's key is empty.
  * Errors before a stream are `errorBody` with a status.
+ *
+ * A stream carries what many generations say, a line a step: one read and one parse for a whole batch. A generate that names
+ * a stream and a number of the caller's choice is answered 204 at once, or refused as ever; what it says comes on the
+ * stream under that number, and may come before the 204 does. A number is used once in a stream's life, so a line can never
+ * speak of two generations, and what a cancelled one still says is known by its number. A refused generate says nothing.
+ * Lines are numbered; with no news for `heartbeatEveryMs` an empty one comes. A stream that ends or breaks, for whatever
+ * reason, ends every generation on it: the daemon cancels them, the gateway takes them for broken. It belongs to nobody
+ * but who opened it: its name is a secret of the two, behind the pool key where there is one.
  *
  * A generation that waits (for a row, or for its turn to prefill) gets its last `progress` again each `heartbeatEveryMs`
  * as long as the engine finishes steps: a deadline that counts from the last event then fires on a stalled engine, never
@@ -75,6 +86,8 @@ export const generateBody = z.strictObject({
   /** Milliseconds left when the daemon reads it; never an absolute time. */
   deadlineMs: z.number().positive(),
   traceparent: z.string().max(128).optional(),
+  /** Where its events go instead of the answer's body. */
+  stream: z.strictObject({ id: z.string().max(64), number: z.int().min(1).max(0xffff_ffff) }).optional(),
 });
 export type GenerateBody = z.output<typeof generateBody>;
 
@@ -97,6 +110,30 @@ export const generationEvent = z.discriminatedUnion("type", [
   }),
   z.object({ type: z.literal("error"), code: z.string(), message: z.string(), retryable: z.boolean() }),
 ]);
+
+export const streamOpened = z.object({ stream: z.string().min(1).max(64) });
+
+/** What a stream says of a generation, beside its tokens in `rows`. */
+const numberedEvent = z.intersection(z.object({ id: z.int() }), generationEvent);
+
+/**
+ * All that a stream's generations said since the line before; for each of them `before` comes first, then `rows`, then
+ * `after`. Tokens with logprobs are `tokens` events in `after`, and all of that generation's are. `step` counts the lines
+ * from 1, so that one that got lost is missed.
+ *
+ *   {"step":7,"rows":[[3,501],[4,77]]}
+ *   {"step":8,"before":[{"id":5,"type":"accepted","cachedTokens":16}],"rows":[[3,9]],"after":[{"id":3,"type":"finish",...}]}
+ */
+export const streamFrame = z.object({
+  step: z.int(),
+  before: z.array(numberedEvent).default([]),
+  /** The generation's number, then its tokens. */
+  rows: z.custom<number[][]>(
+    (rows) => Array.isArray(rows) && rows.every((row) => Array.isArray(row) && row.length > 1 && row.every(isTokenId)),
+    "expected rows of a number and token ids",
+  ),
+  after: z.array(numberedEvent).default([]),
+});
 
 export const infoBody = z.object({
   protocol: z.int(),

@@ -21,6 +21,7 @@ export interface RouteContext {
   readonly unhealthy: () => string | undefined;
   readonly notReady: () => string | undefined;
   readonly drain: () => void;
+  readonly draining: () => boolean;
   readonly bounds: { readonly bodyBytes: number; readonly grammarBytes: number };
 }
 
@@ -55,6 +56,8 @@ async function route(context: RouteContext, request: IncomingMessage, response: 
       return sendJson(response, 200, context.info);
     case "POST generate":
       return generate(context, request, response);
+    case "POST streams":
+      return openStream(context, response);
     case "DELETE generate/*":
       context.generations.cancelRequest(decodeURIComponent(name ?? ""));
       response.writeHead(204).end();
@@ -96,15 +99,10 @@ async function generate(context: RouteContext, request: IncomingMessage, respons
   if (body.model !== undefined && body.model !== context.info.model) {
     throw invalidRequest("unknown_model", "This daemon serves another model.", "model");
   }
-  if (generations.has(body.id)) {
-    throw new SluiceError({
-      status: 409,
-      type: "invalid_request_error",
-      code: "duplicate_id",
-      message: "A generation with this id is under way.",
-      param: "id",
-    });
-  }
+  if (generations.has(body.id)) throw conflict("duplicate_id", "A generation with this id is under way.", "id");
+  if (generations.takeEarlyCancel(body.id))
+    throw conflict("cancelled", "This generation was cancelled before it came.");
+  const stream = streamOf(body, generations);
   if (body.grammar !== undefined && !engine.hasGrammar(body.grammar)) {
     throw refusalError("grammar_missing", "Upload the grammar and repeat.");
   }
@@ -123,8 +121,37 @@ async function generate(context: RouteContext, request: IncomingMessage, respons
     deadlineMs: body.deadlineMs,
   });
   if ("refused" in submitted) throw refusalError(submitted.refused, submitted.message);
-  generations.add(body.id, submitted.id, response);
+  if (stream !== undefined) {
+    generations.addToStream(body.id, submitted.id, stream.outlet, stream.number);
+    response.writeHead(204).end();
+    return;
+  }
+  generations.addAnswer(body.id, submitted.id, response);
   startStream(response);
+}
+
+function streamOf({ stream }: GenerateBody, generations: Generations) {
+  if (stream === undefined) return undefined;
+  const outlet = generations.stream(stream.id);
+  if (outlet === undefined)
+    throw conflict("unknown_stream", "No such stream is open; open one and repeat.", "stream.id");
+  const { number } = stream;
+  if (outlet.carried.has(number)) throw conflict("duplicate_id", "This number is in use.", "stream.number");
+  return { outlet, number };
+}
+
+function conflict(code: string, message: string, param?: string): SluiceError {
+  return new SluiceError({ status: 409, type: "invalid_request_error", code, message, param });
+}
+
+function openStream(context: RouteContext, response: ServerResponse): void {
+  if (context.draining()) throw refusalError("draining", "The daemon is shutting down.");
+  if (context.generations.streamsFull)
+    throw unavailable("too_many_streams", "Too many streams are open.", { retryAfterMs: 5_000 });
+  // Until the connection closes: the framing of chunks would cost both sides as much again as a short line.
+  response.useChunkedEncodingByDefault = false;
+  startStream(response);
+  context.generations.openStream(response);
 }
 
 /** The engine indexes tables by token id; one beyond the vocabulary must not reach it. */

@@ -45,6 +45,10 @@ export interface DaemonOptions {
   readonly grammarBytes?: number;
   /** Unread bytes of one answer before its reader counts as gone. */
   readonly answerBufferBytes?: number;
+  /** The same for a stream, whose loss ends all its generations. */
+  readonly streamBufferBytes?: number;
+  /** Streams open at once: one a gateway thread. */
+  readonly maxStreams?: number;
   /** `/healthz` is red when no step has finished for this long while there is work. */
   readonly stallMs?: number;
   /** Between signs of life: heartbeats of KV feeds and `progress` of generations that wait. */
@@ -68,6 +72,8 @@ const defaults = {
   bodyBytes: 16 * 1024 * 1024,
   grammarBytes: 32 * 1024 * 1024,
   answerBufferBytes: 256 * 1024,
+  streamBufferBytes: 1024 * 1024,
+  maxStreams: 256,
   stallMs: 10_000,
   drainMs: 30_000,
   heartbeatMs: heartbeatEveryMs,
@@ -122,7 +128,8 @@ export async function serveDaemon(given: DaemonOptions, parts: DaemonParts): Pro
 
   const generations = new Generations({
     cancel: (id) => engine.cancel(id),
-    maxBufferedBytes: options.answerBufferBytes,
+    maxBufferedBytes: { answer: options.answerBufferBytes, stream: options.streamBufferBytes },
+    maxStreams: options.maxStreams,
   });
   const feed = new KvFeed({ engine, instance, maxBufferedBytes: 4 * 1024 * 1024, maxSubscribers: 64 });
   deliver.events = (events) => generations.deliver(events);
@@ -154,17 +161,19 @@ export async function serveDaemon(given: DaemonOptions, parts: DaemonParts): Pro
       notReady: () => unhealthy() ?? (draining === undefined ? undefined : "draining"),
       // A failed drain shows in /readyz and in close(); the caller of /v1/drain has its 202 by then.
       drain: () => void drain().catch(() => {}),
+      draining: () => draining !== undefined,
       bounds: { bodyBytes: options.bodyBytes, grammarBytes: options.grammarBytes },
     }),
   );
   // Each queued or running generation holds one; the rest is for probes, feeds and uploads.
-  server.maxConnections = options.maxQueued + options.maxRows + 512;
+  server.maxConnections = options.maxQueued + options.maxRows + options.maxStreams + 512;
   const url = await listen(server, options.host, options.port);
   const stop = new AbortController();
   const tellWaiting = whenAdvanced(engine, () => generations.tellWaiting());
   void beat(options.heartbeatMs, stop.signal, () => {
     feed.heartbeat();
     tellWaiting();
+    generations.heartbeat();
   });
 
   return {
@@ -176,6 +185,7 @@ export async function serveDaemon(given: DaemonOptions, parts: DaemonParts): Pro
       await drain();
       stop.abort();
       feed.close();
+      generations.closeStreams();
       // Lets the last lines out; an idle keep-alive connection would hold the server open for its whole timeout.
       server.closeIdleConnections();
       const force = new AbortController();
@@ -203,7 +213,7 @@ function infoBody(engine: Engine, vocabulary: DaemonVocabulary, instance: string
     contextLength,
     kvTokens,
     maxRows,
-    grammarEngines: ["xgrammar"],
+    grammarEngines: ["xgrammar", "automaton"],
     roles: ["prefill", "decode"],
     parallel: { tensor: 1, expert: 1, pipeline: 1 },
   };

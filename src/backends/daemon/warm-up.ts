@@ -1,5 +1,6 @@
 import type { Engine, EngineEvent } from "../../engine/engine.ts";
 import { SluiceError } from "../../errors.ts";
+import { greedy } from "../backend.ts";
 
 const salt = "sluice:warm-up";
 
@@ -24,19 +25,7 @@ export async function producesToken(
       promptIds: Uint32Array.of(0),
       generatedIds: new Uint32Array(0),
       maxNewTokens: 1,
-      sampling: {
-        temperature: 0,
-        topK: 0,
-        topP: 1,
-        minP: 0,
-        repetitionPenalty: 1,
-        presencePenalty: 0,
-        frequencyPenalty: 0,
-        logitBias: [],
-        bannedSequences: [],
-        seed: 0,
-        choice: 0,
-      },
+      sampling: greedy,
       stopIds: [],
       grammar: undefined,
       logprobs: undefined,
