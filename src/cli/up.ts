@@ -16,6 +16,7 @@ interface UpFlags extends EngineFlags {
   readonly host: string;
   readonly port?: number;
   readonly daemons: number;
+  readonly gatewayThreads: number;
   readonly model: string;
   readonly readyFile?: string;
   readonly drain: number;
@@ -34,6 +35,7 @@ export function addUp(program: Command, exit: (code: number) => void): void {
       integer(0, 65_535),
     )
     .option("--daemons <n>", "engine processes to start", integer(1, 64), 1)
+    .option("--gateway-threads <n>", "threads of the gateway", integer(1, 64), 1)
     .option("--model <reference>", "model to serve: a known name, file:, https: or hf: reference", "smollm2")
     .option("--ready-file <path>", "write {url, key, model, pids} there once a token was produced; removed at the end")
     .option("--drain <seconds>", "how long running answers may go on after Ctrl-C", integer(0, 3_600), 30);
@@ -76,6 +78,7 @@ async function up(flags: UpFlags): Promise<number> {
       host: flags.host,
       port: await freePort(flags.host, flags.port ?? defaultPort, flags.port === undefined),
       daemons: flags.daemons,
+      gatewayThreads: flags.gatewayThreads,
       model,
       modelPath,
       daemonArgs: engineArgs(flags, flags.threads ?? threadsPerDaemon(availableParallelism(), flags.daemons)),

@@ -1,11 +1,12 @@
+import type { Registry } from "prom-client";
 import type { Config } from "../config/schema.ts";
 import type { Logger } from "../telemetry/logs.ts";
-import { createGatewayMetrics, type GatewayMetrics } from "../telemetry/metrics.ts";
+import { type Counted, createGatewayMetrics, type GatewayMetrics } from "../telemetry/metrics.ts";
 import type { Tracing } from "../telemetry/spans.ts";
 import { Heartbeat } from "./answer/heartbeat.ts";
+import type { Dispatcher } from "./dispatch/dispatch.ts";
 import type { Platform } from "./platform/platform.ts";
 import type { ServedModel } from "./prepare.ts";
-import type { Dispatcher } from "./dispatch/dispatch.ts";
 import type { TenantDirectory } from "./tenants/directory.ts";
 import type { TenantGate } from "./tenants/gate.ts";
 
@@ -24,6 +25,8 @@ export interface GatewayOptions {
   readonly tracing: Tracing;
   readonly services: Services;
   readonly gates: ReadonlyMap<string, TenantGate>;
+  /** One of several threads answers `/metrics` for all; absent = for itself. */
+  readonly expose?: (() => Promise<string>) | undefined;
 }
 
 /** A running gateway: what outlives a configuration. */
@@ -40,6 +43,7 @@ export class Gateway {
   draining = false;
   /** Aborted, with a SluiceError, when open answers must end now. */
   readonly shutdown = new AbortController();
+  readonly #registry: Registry;
   #active = 0;
   #idle: Array<() => void> = [];
 
@@ -56,13 +60,23 @@ export class Gateway {
       for (const gate of gates.values()) total += read(gate);
       return total;
     };
-    this.metrics = createGatewayMetrics({
+    const metrics = createGatewayMetrics({
       waiting: () => sum((gate) => gate.waiting),
       preparing: () => sum((gate) => gate.preparing),
       waitingBytes: () => sum((gate) => gate.bytes),
       reservedTokens: () => sum((gate) => gate.reservedTokens),
       active: () => this.#active,
     });
+    const { expose } = options;
+    const { registry } = metrics;
+    this.metrics =
+      expose === undefined ? metrics : { ...metrics, registry: { contentType: registry.contentType, metrics: expose } };
+    this.#registry = registry;
+  }
+
+  /** What this thread has counted, for the one that adds up. */
+  counted(): Promise<Counted> {
+    return this.#registry.getMetricsAsJSON();
   }
 
   /** Requests that have not been settled. */

@@ -41,7 +41,7 @@ export function settle(gateway: Gateway, ending: Ending): void {
 }
 
 /** For the operator: where a failure came from. Our own errors are safe to print, foreign ones may quote a prompt. */
-function causeOf(cause: unknown): string {
+export function causeOf(cause: unknown): string {
   if (cause instanceof SluiceError) return `${cause.code}: ${cause.message}`;
   if (!(cause instanceof Error)) return typeof cause;
   const code = "code" in cause && typeof cause.code === "string" ? ` ${cause.code}` : "";

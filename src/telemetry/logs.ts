@@ -17,6 +17,8 @@ export interface LoggerOptions {
   readonly wall: () => number;
   /** `telemetry.content`: the operator wants prompts and answers in the log. Keys stay out even then. */
   readonly content?: boolean;
+  /** In every line. */
+  readonly fields?: LogFields | undefined;
 }
 
 const isContent = (name: string): boolean => /^(prompt|messages|content|completion|arguments)$/i.test(name);
@@ -24,7 +26,7 @@ const isContent = (name: string): boolean => /^(prompt|messages|content|completi
 export function createLogger(options: LoggerOptions): Logger {
   const line = (level: string, event: string, fields: LogFields | undefined): void => {
     const record: Record<string, unknown> = { time: new Date(options.wall()).toISOString(), level, event };
-    for (const [name, value] of Object.entries(fields ?? {})) {
+    for (const [name, value] of Object.entries({ ...options.fields, ...fields })) {
       const hidden = secret.test(name) && !(options.content === true && isContent(name));
       if (value !== undefined) record[name] = hidden ? "[redacted]" : value;
     }

@@ -1,10 +1,19 @@
-import { Counter, Gauge, Histogram, Registry } from "prom-client";
+import {
+  AggregatorRegistry,
+  Counter,
+  Gauge,
+  Histogram,
+  type MetricObjectWithValues,
+  type MetricValue,
+  Registry,
+} from "prom-client";
 
 export type RequestOutcome = "ok" | "error" | "cancelled";
 
 /** What a caller's request came to, from the gateway's point of view. */
 export interface GatewayMetrics {
-  readonly registry: Registry;
+  /** What `/metrics` answers. */
+  readonly registry: Pick<Registry, "metrics" | "contentType">;
   readonly requests: Counter<"api" | "model" | "outcome">;
   /** By `SluiceError.metricLabel`. */
   readonly errors: Counter<"error">;
@@ -18,6 +27,10 @@ export interface GatewayMetrics {
   readonly tokens: Counter<"model" | "kind">;
   /** Choices taken on by another attempt: before their first output, or behind a part of it. */
   readonly retried: Counter<"model" | "when">;
+  /** Second attempts beside late ones: their answer was taken (`won`), was not (`lost`), or there was none (`failed`). */
+  readonly hedges: Counter<"pool" | "outcome">;
+  /** Copies of requests that were sent to a shadow pool, or should have been. */
+  readonly shadowed: Counter<"model" | "outcome">;
 }
 
 /** Read when scraped. */
@@ -36,7 +49,7 @@ export interface GatewayGauges {
 const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 
 /** The gateway's Prometheus registry. Labels come from the configuration and from fixed lists, never from callers. */
-export function createGatewayMetrics(gauges: GatewayGauges): GatewayMetrics {
+export function createGatewayMetrics(gauges: GatewayGauges): GatewayMetrics & { readonly registry: Registry } {
   const registry = new Registry();
   const registers = [registry];
   const read = (name: string, help: string, value: () => number): Gauge =>
@@ -90,5 +103,31 @@ export function createGatewayMetrics(gauges: GatewayGauges): GatewayMetrics {
       labelNames: ["model", "when"],
       registers,
     }),
+    hedges: new Counter({
+      name: "sluice_hedges_total",
+      help: "Second attempts beside late ones, by whether their answer was taken.",
+      labelNames: ["pool", "outcome"],
+      registers,
+    }),
+    shadowed: new Counter({
+      name: "sluice_shadow_total",
+      help: "Copies of requests for a shadow pool, by what became of them.",
+      labelNames: ["model", "outcome"],
+      registers,
+    }),
   };
 }
+
+/** One thread's metrics, in a form that can be sent to another. */
+export type Counted = Array<MetricObjectWithValues<MetricValue<string>>>;
+
+/** The metrics of all threads as one process's: counters, histograms and gauges added up. */
+export const addedUp = (threads: readonly Counted[]): Promise<Counted> =>
+  AggregatorRegistry.aggregate([...threads]).getMetricsAsJSON();
+
+/** The same as text. */
+export const expositionOf = (threads: readonly Counted[]): Promise<string> =>
+  AggregatorRegistry.aggregate([...threads]).metrics();
+
+/** What remains of a thread that has died: what it counted, but nothing of what it held. */
+export const withoutGauges = (counted: Counted): Counted => counted.filter(({ type }) => String(type) !== "gauge");

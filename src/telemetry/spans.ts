@@ -33,11 +33,19 @@ export interface Tracing {
 }
 
 const silent: StageSpan = { set() {}, event() {}, fail() {}, end() {} };
+const stageOfNothing = (): StageSpan => silent;
+const untraced: RequestTrace = { ...silent, traceparent: undefined, stage: stageOfNothing };
 
-/** Nothing is recorded; a caller's trace context still reaches the backend. */
+/** Nothing is recorded, and nothing made for it; a caller's trace context still reaches the backend. */
 export const noTracing: Tracing = {
-  request: (_, header) => ({ ...silent, traceparent: validTraceparent(header("traceparent")), stage: () => silent }),
+  request(_, header) {
+    const traceparent = validTraceparent(header("traceparent"));
+    return traceparent === undefined ? untraced : { ...untraced, traceparent };
+  },
 };
+
+/** True where a stage's span records something: else what it would be told need not be put together. */
+export const isRecording = (span: StageSpan): boolean => span !== silent;
 
 /** W3C Trace Context, version 00; anything else is not handed on. */
 function validTraceparent(value: string | undefined): string | undefined {
@@ -75,13 +83,17 @@ export function createTracing(tracer: Tracer = trace.getTracer("sluice")): Traci
   };
 }
 
-/** Runs `work` inside a stage's span. */
-export async function inStage<Result>(
+/** Runs `work` inside a stage's span. To be awaited: without a span there is no promise beside that of `work`. */
+export function inStage<Result>(
   requestTrace: RequestTrace,
   stage: Stage,
   work: (span: StageSpan) => Promise<Result> | Result,
-): Promise<Result> {
+): Promise<Result> | Result {
   const span = requestTrace.stage(stage);
+  return isRecording(span) ? inSpan(span, work) : work(span);
+}
+
+async function inSpan<Result>(span: StageSpan, work: (span: StageSpan) => Promise<Result> | Result): Promise<Result> {
   try {
     return await work(span);
   } catch (error) {

@@ -15,6 +15,7 @@ export interface SupervisorOptions {
   /** 0 = any free one. */
   readonly port: number;
   readonly daemons: number;
+  readonly gatewayThreads: number;
   readonly model: string;
   readonly modelPath: string;
   /** Arguments that every `sluice daemon` gets: threads, precision, sizes. */
@@ -79,7 +80,7 @@ export class Supervisor {
     const plan = { ...this.#options, daemons: endpoints, key, poolKeyEnv };
     await writeAtomically(this.#configPath, JSON.stringify(gatewayConfig(plan), undefined, 2));
     const gateway = this.#process("gateway", env, (url) => [
-      ...["gateway", "--config", this.#configPath ?? ""],
+      ...["gateway", "--config", this.#configPath ?? "", "--threads", String(this.#options.gatewayThreads)],
       // The port of the first start, also where the configuration says "any".
       ...(url === undefined ? [] : ["--port", url.port]),
     ]);

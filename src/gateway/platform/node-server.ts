@@ -1,5 +1,5 @@
 import { createServer, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Server as NetServer } from "node:net";
 import { getRequestListener } from "@hono/node-server";
 import type { Hono } from "hono";
 import { SluiceError, unavailable } from "../../errors.ts";
@@ -21,25 +21,29 @@ const keepAliveTimeout = 75_000;
 /** Answers cut off by the grace period still have to reach their callers. */
 const farewellMs = 1_000;
 
-/** Serves the app. `port` 0 takes any free one. Throws SluiceError `cannot_listen`. */
-export async function listen(
-  gateway: Gateway,
-  app: Hono,
-  { host, port }: { readonly host: string; readonly port: number },
-): Promise<Listening> {
+export interface ListenAddress {
+  readonly host: string;
+  /** 0 takes any free one. */
+  readonly port: number;
+  /** Several threads listen there, and the system shares new connections out among them. */
+  readonly reusePort?: boolean;
+}
+
+/** Serves the app. Throws SluiceError `cannot_listen`, or `cannot_share_port` where the system has no `reusePort`. */
+export async function listen(gateway: Gateway, app: Hono, address: ListenAddress): Promise<Listening> {
   const listener = getRequestListener(app.fetch);
   const server = createServer({ noDelay: true, requestTimeout: 60_000, keepAliveTimeout }, (incoming, outgoing) => {
     // A kept-alive connection would otherwise outlive the listening socket and bring new requests.
     if (gateway.draining) outgoing.setHeader("connection", "close");
     void listener(incoming, outgoing);
   });
-  await started(server, host, port);
-  const address = server.address() as AddressInfo;
-  const shown = address.family === "IPv6" ? `[${address.address}]` : address.address;
+  await started(server, address);
+  const bound = server.address() as AddressInfo;
+  const shown = bound.family === "IPv6" ? `[${bound.address}]` : bound.address;
   let closing: Promise<void> | undefined;
   return {
-    url: `http://${shown}:${address.port}`,
-    port: address.port,
+    url: `http://${shown}:${bound.port}`,
+    port: bound.port,
     close: (graceMs) => {
       closing ??= drain(gateway, server, graceMs);
       return closing;
@@ -47,21 +51,23 @@ export async function listen(
   };
 }
 
-function started(server: Server, host: string, port: number): Promise<void> {
+/** Resolves when it listens. Throws as `listen` does. */
+export function started(server: NetServer, { host, port, reusePort = false }: ListenAddress): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once("error", (cause: NodeJS.ErrnoException) => {
+      const unshared = reusePort && cause.code === "ENOTSUP";
       const why = cause.code === "EADDRINUSE" ? "the port is taken" : (cause.code ?? "unknown reason");
       reject(
         new SluiceError({
           status: 500,
           type: "server_error",
-          code: cause.code === "EADDRINUSE" ? "port_taken" : "cannot_listen",
+          code: cause.code === "EADDRINUSE" ? "port_taken" : unshared ? "cannot_share_port" : "cannot_listen",
           message: `Cannot listen on ${host}:${port}: ${why}.`,
           cause,
         }),
       );
     });
-    server.listen(port, host, resolve);
+    server.listen({ port, host, reusePort }, resolve);
   });
 }
 

@@ -1,17 +1,23 @@
 import type { Config } from "../../config/schema.ts";
-import type { Environment } from "../../config/parse.ts";
 import type { GrammarCompiler } from "../../grammar/grammar.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
 import type { Services } from "../gateway.ts";
 import type { ServedModel } from "../prepare.ts";
 import { createDirectory } from "../tenants/directory.ts";
 import type { TenantGate } from "../tenants/gate.ts";
-import { saltKeyOf } from "../tenants/salt-key.ts";
 
 /** How the parts of a model are made; files and processes are Node's. */
 export interface ModelParts {
   readonly openTokenizer: (reference: string) => Promise<Tokenizer>;
-  readonly openGrammars: (tokenizer: Tokenizer, config: Config) => GrammarCompiler;
+  /** `key` names the compiler in every thread alike. */
+  readonly openGrammars: (tokenizer: Tokenizer, config: Config, key: string) => GrammarCompiler;
+}
+
+export interface NodeServicesOptions {
+  readonly parts: ModelParts;
+  readonly saltKey: Uint8Array<ArrayBuffer>;
+  /** Absent = a gate of this thread's own. */
+  readonly openGate?: ((tenant: string) => TenantGate) | undefined;
 }
 
 interface OpenModel {
@@ -25,13 +31,16 @@ interface OpenModel {
  */
 export class NodeServices {
   readonly gates = new Map<string, TenantGate>();
-  readonly #parts: ModelParts;
-  readonly #saltKey: Uint8Array<ArrayBuffer>;
+  readonly #options: NodeServicesOptions;
   #open = new Map<string, OpenModel>();
 
-  constructor(config: Config, environment: Environment, parts: ModelParts) {
-    this.#parts = parts;
-    this.#saltKey = saltKeyOf(config, environment);
+  constructor(options: NodeServicesOptions) {
+    this.#options = options;
+  }
+
+  /** The compiler that goes by this key, where it is open. */
+  grammars(key: string): GrammarCompiler | undefined {
+    return this.#open.get(key)?.grammars;
   }
 
   /** The vocabulary that a model's backends must have; undefined for a model that is not open. */
@@ -50,6 +59,7 @@ export class NodeServices {
    * new configuration no longer names is left open until `retire`.
    */
   async build(config: Config): Promise<Omit<Services, "dispatcher">> {
+    const { parts, saltKey, openGate } = this.#options;
     const models = new Map<string, ServedModel>();
     const opened = new Map<string, OpenModel>();
     try {
@@ -57,13 +67,13 @@ export class NodeServices {
         const key = modelKey(config, entry.tokenizer);
         let open = this.#open.get(key) ?? opened.get(key);
         if (open === undefined) {
-          const tokenizer = await this.#parts.openTokenizer(entry.tokenizer);
-          open = { tokenizer, grammars: this.#parts.openGrammars(tokenizer, config) };
+          const tokenizer = await parts.openTokenizer(entry.tokenizer);
+          open = { tokenizer, grammars: parts.openGrammars(tokenizer, config, key) };
           opened.set(key, open);
         }
         models.set(name, { name, config: entry, ...open });
       }
-      const directory = await createDirectory(config, this.#saltKey, this.gates);
+      const directory = await createDirectory(config, saltKey, this.gates, openGate);
       this.#open = new Map([...this.#open, ...opened]);
       return { config, directory, models };
     } catch (error) {

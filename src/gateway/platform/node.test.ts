@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, rename, rm, writeFile } from "node:fs/promises";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -48,6 +48,12 @@ async function start(text: string): Promise<RunningGateway> {
   return gateway;
 }
 
+/** In one piece: a gateway that reads half of a file refuses it. */
+async function replace(text: string): Promise<void> {
+  await writeFile(`${file}.new`, text);
+  await rename(`${file}.new`, file);
+}
+
 async function untilLogged(event: string): Promise<Record<string, unknown>> {
   for (;;) {
     const found = log.find((entry) => entry.event === event);
@@ -78,17 +84,17 @@ test("a gateway whose backends are away lives, is not ready, and says so to call
 
 test("a changed file is put in force without a restart; a bad one is refused with its path and the running one stays", async () => {
   const { url } = await start(yaml("tiny"));
-  await writeFile(file, yaml("small"));
+  await replace(yaml("small"));
   await untilLogged("config_applied");
   expect(await models(url)).toEqual(["small"]);
-  await writeFile(file, yaml("large", "colour: red"));
+  await replace(yaml("large", "colour: red"));
   expect(await untilLogged("config_refused")).toMatchObject({ path: "colour", level: "error" });
   expect(await models(url)).toEqual(["small"]);
 });
 
 test("a new file whose model cannot be opened changes nothing", async () => {
   const { url } = await start(yaml("tiny"));
-  await writeFile(file, yaml("large").replace("file:tokenizer.json", "file:none.json"));
+  await replace(yaml("large").replace("file:tokenizer.json", "file:none.json"));
   await untilLogged("config_refused");
   expect(await models(url)).toEqual(["tiny"]);
 });
@@ -106,7 +112,7 @@ test("closing does not wait for connections that only lie idle", async () => {
   await new Promise<void>((resolve) => socket.once("connect", () => resolve()));
   const closed = new Promise<void>((resolve) => socket.once("close", () => resolve()));
   const before = performance.now();
-  await running.close(10_000);
+  await running.close(120_000);
   await closed;
-  expect(performance.now() - before).toBeLessThan(5_000);
+  expect(performance.now() - before).toBeLessThan(60_000);
 });

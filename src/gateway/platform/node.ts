@@ -1,19 +1,17 @@
-import { backendOpener } from "../../backends/open.ts";
-import { openUndiciOrigin } from "../../backends/undici.ts";
 import type { Environment } from "../../config/parse.ts";
 import { followConfig } from "../../config/reload.ts";
 import type { Config } from "../../config/schema.ts";
+import { createAutomatonCompiler } from "../../grammar/automaton/compiler.ts";
 import { createGrammarCompiler } from "../../grammar/compiler.ts";
 import { DEFAULT_POLICY } from "../../grammar/policy.ts";
 import { createLogger, type Logger } from "../../telemetry/logs.ts";
-import { startTracing } from "../../telemetry/otel.ts";
 import { openTokenizer } from "../../tokenizer/node.ts";
-import { createApp } from "../app.ts";
-import { createDispatcher } from "../dispatch/dispatch.ts";
-import { Gateway } from "../gateway.ts";
-import { createNodePlatform } from "./node-exchange.ts";
-import { listen } from "./node-server.ts";
-import { type ModelParts, NodeServices } from "./node-services.ts";
+import { saltKeyOf } from "../tenants/salt-key.ts";
+import { nodeClock } from "./node-exchange.ts";
+import { GatewayPart, listenWith, type PartOptions } from "./node-part.ts";
+import type { ModelParts } from "./node-services.ts";
+import { canShare } from "./threads/port.ts";
+import { startThreads } from "./threads/start.ts";
 
 export interface StartGatewayOptions {
   readonly config: Config;
@@ -23,8 +21,11 @@ export interface StartGatewayOptions {
   readonly environment?: Environment;
   /** Takes the log, a line a call; default stderr. */
   readonly write?: (line: string) => void;
+  /** Event loops that serve it, each with connections of its own; default 1. */
+  readonly threads?: number | undefined;
   /** Called once, when every model has a backend that has produced a token. */
   readonly onReady?: () => void;
+  /** Of the main thread; functions do not travel to others. */
   readonly parts?: Partial<ModelParts>;
 }
 
@@ -40,62 +41,48 @@ export interface RunningGateway {
 
 const nodeParts: ModelParts = {
   openTokenizer: (reference) => openTokenizer(reference),
-  openGrammars: ({ vocabulary }, { grammar, bounds }) =>
-    createGrammarCompiler({
-      vocabulary,
+  openGrammars: ({ vocabulary }, { grammar, bounds }) => {
+    const options = {
       policy: { ...DEFAULT_POLICY, propertyOrder: grammar.propertyOrder },
       budget: { bytes: bounds.grammarBytes },
-      timeoutMs: bounds.grammarCompile,
       cacheBytes: bounds.grammarCacheBytes,
-    }),
+    };
+    const xgrammar = createGrammarCompiler({ ...options, vocabulary, timeoutMs: bounds.grammarCompile });
+    return grammar.engine === "automaton" ? createAutomatonCompiler({ ...options, others: xgrammar }) : xgrammar;
+  },
 };
 
 /** The gateway on Node, listening. Throws SluiceError for what keeps it from starting. */
 export async function startGateway(options: StartGatewayOptions): Promise<RunningGateway> {
-  const { environment = process.env } = options;
-  let { config } = options;
-  const platform = createNodePlatform();
-  const log = createLogger({
-    write: options.write ?? bufferedStderr(),
-    wall: platform.clock.wall,
-    content: config.telemetry.content,
-  });
-  const services = new NodeServices(config, environment, { ...nodeParts, ...options.parts });
-  const built = await services.build(config);
-  const dispatcher = createDispatcher({
-    config,
-    openBackend: backendOpener({ openHttp: openUndiciOrigin, env: (name) => environment[name] }),
-    clock: platform.clock,
-    vocabularyHash: (model) => services.vocabularyHash(config, model),
-    codec: (model) => services.tokenizer(config, model),
-  });
-  const { tracing, close: closeTracing } = await startTracing(config.telemetry.otlp, "sluice-gateway", environment);
-  const gateway = new Gateway({ platform, log, tracing, services: { ...built, dispatcher }, gates: services.gates });
+  const { config, environment = process.env, threads = 1 } = options;
+  const write = options.write ?? bufferedStderr();
+  const fields = threads > 1 ? { thread: 0 } : undefined;
+  const log = createLogger({ write, wall: nodeClock.wall, content: config.telemetry.content, fields });
+  const saltKey = saltKeyOf(config, environment);
+  const parts = { ...nodeParts, ...options.parts };
+  const { part, listening, crew } = await start({ config, environment, log, write, saltKey, parts, threads });
   const stopped = new AbortController();
-  const free = async (): Promise<void> => {
-    stopped.abort();
-    await dispatcher.close();
-    await services.close();
-    await closeTracing();
-  };
-  const listening = await listen(gateway, createApp(gateway), config.listen).catch(async (error: unknown) => {
-    await free();
-    throw error;
-  });
 
   const apply = async (next: Config): Promise<void> => {
-    // What the running configuration does not name was left open for requests that had begun; they are long done.
-    await services.retire(config);
-    const rebuilt = await services.build(next);
-    dispatcher.reconfigure(next);
-    if (next.listen.host !== config.listen.host) log.warn("listen_unchanged", { reason: "it takes a restart" });
-    config = next;
-    gateway.services = { ...rebuilt, dispatcher };
+    const built = await part.build(next);
+    await crew?.build(next);
+    const before = part.config;
+    try {
+      part.commit(next, built);
+    } catch (error) {
+      crew?.abandon();
+      throw error;
+    }
+    await crew?.commit(next);
+    if (next.listen.host !== before.listen.host) log.warn("listen_unchanged", { reason: "it takes a restart" });
+    if (next.bounds.kvIndexBlocks !== before.bounds.kvIndexBlocks) {
+      log.warn("kv_index_unchanged", { reason: "it takes a restart" });
+    }
     log.info("config_applied", { models: Object.keys(next.models), tenants: Object.keys(next.tenants).length });
   };
   const reloader = options.configPath === undefined ? undefined : follow(options.configPath, environment, apply, log);
 
-  void dispatcher.untilReady(stopped.signal).then(
+  void Promise.all([part.dispatcher.untilReady(stopped.signal), crew?.untilReady()]).then(
     () => {
       log.info("ready", { url: listening.url });
       options.onReady?.();
@@ -103,16 +90,27 @@ export async function startGateway(options: StartGatewayOptions): Promise<Runnin
     // Closed before it was ready.
     () => {},
   );
-  log.info("listening", { url: listening.url });
+  log.info("listening", { url: listening.url, threads: crew === undefined ? 1 : threads });
   return {
     url: listening.url,
     port: listening.port,
-    async close(graceMs = config.bounds.drain) {
+    async close(graceMs = part.config.bounds.drain) {
       reloader?.close();
-      await listening.close(graceMs);
-      await free();
+      // What the other threads still have open may need this one's grammar compiler.
+      await Promise.all([listening.close(graceMs), crew?.close(graceMs)]);
+      stopped.abort();
+      await part.free();
     },
   };
+}
+
+/** On several threads where that is asked for and the system can do it. */
+async function start(options: PartOptions & { readonly threads: number; readonly write: (line: string) => void }) {
+  const { config, log, threads } = options;
+  if (threads > 1 && (await canShare(config.listen))) return await startThreads(options);
+  if (threads > 1) log.warn("threads_unavailable", { reason: "this system cannot share a port", threads: 1 });
+  const part = await GatewayPart.open(options);
+  return { part, listening: await listenWith(part, config.listen), crew: undefined };
 }
 
 const follow = (file: string, environment: Environment, apply: (config: Config) => Promise<void>, log: Logger) =>

@@ -29,3 +29,8 @@ export function predictMs({ load, rates, uncachedTokens, expectedTokens }: CostI
   const decode = load.activeRows * rates.decodeMsPerRow * Math.min(expectedTokens, maxExpectedTokens);
   return prefill + decode;
 }
+
+/** Milliseconds to compute a prompt's own tokens, with nothing before them. */
+export function predictPrefillMs({ prefillRate }: Rates, uncachedTokens: number): number {
+  return uncachedTokens / prefillRate;
+}

@@ -22,6 +22,9 @@ export interface WatchOptions {
 const readyEveryMs = 2_000;
 const firstRetryMs = 100;
 const probeTimeoutMs = 2_000;
+/** Probes in a row without an answer that make a backend late, and gone. */
+const lateAfter = 2;
+const goneAfter = 5;
 
 /**
  * Probes one backend until `signal` aborts. What it is (`info`) is asked again whenever it comes back: another model or
@@ -44,10 +47,12 @@ export async function watchHealth(options: WatchOptions): Promise<void> {
       if (signal.aborted) return;
       failures++;
       const reason = error instanceof SluiceError ? error.code : "probe_failed";
-      // One late answer is a busy machine; a backend taken out for it would leave its load to the others.
-      if (reason !== "probe_timeout" || failures > 1) {
+      // Silence is a busy machine first: on one that is too busy for all of them, every backend would be taken out at once.
+      if (reason !== "probe_timeout" || failures >= (info === undefined ? lateAfter : goneAfter)) {
         info = undefined;
         report({ health: { ready: false, reason }, info, load: undefined });
+      } else if (failures >= lateAfter) {
+        report({ health: { ready: true, late: true }, info, load: undefined });
       }
     }
     const pace = failures === 0 ? readyEveryMs : Math.min(readyEveryMs, firstRetryMs * 2 ** (failures - 1));

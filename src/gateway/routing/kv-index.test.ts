@@ -2,6 +2,7 @@ import { expect, it } from "vitest";
 import type { KvBlock, KvFeedEvent } from "../../backends/backend.ts";
 import { blockKeys } from "../prompt/blocks.ts";
 import { KvIndex } from "./kv-index.ts";
+import { Slots } from "./slots.ts";
 
 const ids = Array.from({ length: 64 }, (_, index) => index + 100);
 const keys = blockKeys(ids, 16, "s");
@@ -88,25 +89,50 @@ it("joins what events tell and what was just routed into one prefix", () => {
   expect(index.match(keys, 1_000).get("a")).toBeUndefined();
 });
 
-it("keeps to its bounds and drops the oldest routed blocks first", () => {
-  const index = new KvIndex({ maxEventBlocks: 3, maxRoutedBlocks: 4 });
+it("takes in no more blocks from events than its bound", () => {
+  const index = new KvIndex({ maxEventBlocks: 3 });
   index.apply("a", stored(1, blocks(4)));
   expect(index.size().eventBlocks).toBe(3);
-  index.routed("b", [1, 2, 3], 10);
-  index.routed("b", [1, 4, 5], 10);
-  expect(index.size().routedBlocks).toBe(4);
-  expect(index.match([2], 0).size).toBe(0);
-  expect(index.match([1, 4, 5], 0).get("b")).toBe(3);
+  expect(index.match(keys, 0).get("a")).toBe(3);
 });
 
-it("forgets a backend altogether", () => {
-  const index = new KvIndex();
+it("gives up the routed blocks that expire first when there are too many", () => {
+  const index = new KvIndex({ maxRoutedBlocks: 100 });
+  const prompt = (seed: number) =>
+    blockKeys(
+      Array.from({ length: 160 }, (_, at) => seed * 1_000 + at),
+      16,
+      "s",
+    );
+  for (let seed = 0; seed < 100; seed++) index.routed("a", prompt(seed), 1_000 + seed);
+  const held = (seed: number) => index.match(prompt(seed), 0).get("a") ?? 0;
+  expect(index.size().routedBlocks).toBeLessThanOrEqual(250);
+  expect(held(99)).toBe(10);
+  expect(held(98)).toBe(10);
+  expect(Array.from({ length: 50 }, (_, seed) => held(seed)).every((length) => length === 0)).toBe(true);
+});
+
+it("forgets a backend altogether, and one that comes back under its name begins with nothing", () => {
+  const slots = new Slots();
+  const index = new KvIndex({ slots });
   index.apply("a", stored(1, blocks(4)));
   index.routed("a", keys, 10);
   index.routed("b", keys.slice(0, 1), 10);
   index.forget("a");
+  slots.drop("a");
   expect(Object.fromEntries(index.match(keys, 0))).toEqual({ b: 1 });
-  expect(index.size()).toEqual({ eventBlocks: 0, routedBlocks: 1 });
+  expect(index.size().eventBlocks).toBe(0);
+  index.apply("a", stored(1, blocks(1)));
+  expect(Object.fromEntries(index.match(keys, 0))).toEqual({ a: 1, b: 1 });
+});
+
+it("holds a block that an engine has twice until both copies are gone", () => {
+  const index = new KvIndex();
+  index.apply("a", stored(1, [...blocks(1), ...blocks(1, "copy")]));
+  index.apply("a", removed(2, ["e0"]));
+  expect(index.match(keys, 0).get("a")).toBe(1);
+  index.apply("a", removed(3, ["copy0"]));
+  expect(index.match(keys, 0).get("a")).toBeUndefined();
 });
 
 it("tells whether a feed is alive", () => {

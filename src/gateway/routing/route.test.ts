@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { predictMs } from "./cost.ts";
 import { LoadLedger } from "./ledger.ts";
 import { BackendRates } from "./rates.ts";
-import { type Candidate, rank, type RouteInput } from "./route.ts";
+import { type Candidate, type RouteInput, rank } from "./route.ts";
 
 const rates = { prefillRate: 2, decodeMsPerRow: 5 };
 const idle = { pendingPrefillTokens: 0, activeRows: 0 };

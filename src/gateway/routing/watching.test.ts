@@ -60,7 +60,7 @@ it("one that comes back is asked again what it is: another model may stand there
   await end();
 });
 
-it("one late answer does not take a backend out, two do", async () => {
+it("one late answer changes nothing, two put others before a backend, five take it out", async () => {
   let late = 0;
   const hang = async (signal: AbortSignal) => {
     for await (const _ of silence(signal));
@@ -73,10 +73,24 @@ it("one late answer does not take a backend out, two do", async () => {
   expect(seen.map(({ health }) => health.ready)).toEqual([true]);
   await end();
 
-  const gone = watched(() => ({ health: hang }));
-  await gone.clock.advance(5_000);
-  expect(gone.seen.at(-1)?.health).toEqual({ ready: false, reason: "probe_timeout" });
+  let asked = 0;
+  const gone = watched(() => ({
+    health: (signal) => (asked++ < 1 ? Promise.resolve({ ready: true }) : hang(signal)),
+  }));
+  await gone.clock.advance(30_000);
+  expect(gone.seen.slice(0, 5).map(({ health }) => health)).toEqual([
+    { ready: true },
+    { ready: true, late: true },
+    { ready: true, late: true },
+    { ready: true, late: true },
+    { ready: false, reason: "probe_timeout" },
+  ]);
   await gone.end();
+
+  const never = watched(() => ({ health: hang }));
+  await never.clock.advance(5_000);
+  expect(never.seen.map(({ health }) => health)).toEqual([{ ready: false, reason: "probe_timeout" }]);
+  await never.end();
 });
 
 type Subscription = (from: KvFeedPosition | undefined, signal: AbortSignal) => AsyncIterable<KvFeedEvent>;

@@ -1,5 +1,5 @@
-import type { Config } from "../../config/schema.ts";
 import { configFault, configPath } from "../../config/parse.ts";
+import type { Config } from "../../config/schema.ts";
 import type { Tenant } from "../request.ts";
 import { type GateLimits, TenantGate } from "./gate.ts";
 
@@ -28,6 +28,7 @@ export async function createDirectory(
   config: Config,
   saltKey: Uint8Array<ArrayBuffer>,
   gates: Map<string, TenantGate>,
+  openGate: (tenant: string) => TenantGate = () => new TenantGate(),
 ): Promise<TenantDirectory> {
   const key = await crypto.subtle.importKey("raw", saltKey, { name: "HMAC", hash: "SHA-256" }, false, ["sign"]);
   const salt = async (text: string): Promise<string> => {
@@ -44,7 +45,7 @@ export async function createDirectory(
       concurrency: entry.concurrency,
       bytes: preparing * bodyBytes,
     };
-    const gate = gates.get(name) ?? new TenantGate();
+    const gate = gates.get(name) ?? openGate(name);
     gates.set(name, gate);
     const tenant: Tenant = {
       name,
