@@ -1,4 +1,4 @@
-import { mkdtemp, rename, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Ajv2020 } from "ajv/dist/2020.js";
@@ -86,6 +86,48 @@ describe("a fault is refused with its path", () => {
       says: /west/,
     },
     {
+      name: "a split over a pool that the model does not have",
+      text: good.replace("pools: [east]", "pools: [east], split: {east: 1, west: 1}"),
+      path: "models.smol.split.west",
+      says: /not one of the model's pools/,
+    },
+    {
+      name: "a split without any weight",
+      text: good.replace("pools: [east]", "pools: [east], split: {east: 0}"),
+      path: "models.smol.split",
+      says: /weight/,
+    },
+    {
+      name: "a shadow pool that is not there",
+      text: good.replace("pools: [east]", "pools: [east], shadow: {pool: west, fraction: 0.1}"),
+      path: "models.smol.shadow.pool",
+      says: /west/,
+    },
+    {
+      name: "a shadow pool that answers callers",
+      text: good.replace("pools: [east]", "pools: [east], shadow: {pool: east, fraction: 0.1}"),
+      path: "models.smol.shadow.pool",
+      says: /callers/,
+    },
+    {
+      name: "a fallback round a refusal for the content",
+      text: good.replace("pools: [east]", "pools: [east], fallback: {on: [timeout, content_policy_violation]}"),
+      path: "models.smol.fallback.on[1]",
+      says: /never routed round/,
+    },
+    {
+      name: "a fallback rule that is none",
+      text: good.replace("pools: [east]", "pools: [east], fallback: {on: [sometimes]}"),
+      path: "models.smol.fallback.on[0]",
+      says: /expected a status .* timeout, overload/,
+    },
+    {
+      name: "a hedge without a time",
+      text: good.replace("backend: daemon", "backend: daemon\n    hedge: {after: soon}"),
+      path: "pools.east.hedge.after",
+      says: /p95/,
+    },
+    {
       name: "a key that is no hash",
       text: good.replace(hash, "sk-plain"),
       path: "tenants.acme.keys[0]",
@@ -115,6 +157,34 @@ describe("a fault is refused with its path", () => {
     const bomb = `a: &a [${"x,".repeat(9)}x]\n${Array.from({ length: 9 }, (_, i) => `${"bcdefghij"[i]}: &${"bcdefghij"[i]} [${`*${"abcdefghi"[i]},`.repeat(9)}*${"abcdefghi"[i]}]`).join("\n")}\n`;
     expect(() => parseConfig(bomb, {})).toThrow();
   });
+});
+
+test("every example in the documentation is a configuration", async () => {
+  const text = await readFile(new URL("../../docs/configuration.md", import.meta.url), "utf8");
+  const examples = [...text.matchAll(/```yaml\n(.*?)```/gs)].map(([, yaml]) => yaml ?? "");
+  expect(examples.length).toBeGreaterThanOrEqual(2);
+  const environment = { POOL_KEY: "p", SPARE_KEY: "s" };
+  const [, full] = examples.map((example) => parseConfig(example, environment));
+  expect(full?.models.assistant).toMatchObject({
+    split: { east: 90, canary: 10 },
+    shadow: { pool: "trial", fraction: 0.02, concurrency: 4, total: 60_000 },
+  });
+  expect(full?.pools.east?.hedge).toEqual({ after: "p95", max: 0.05 });
+});
+
+test("what the documentation calls the default is the default", () => {
+  const { models, pools } = parseConfig(good, {});
+  expect(models.smol?.fallback.on).toEqual([
+    "timeout",
+    "overload",
+    "5xx",
+    "connect",
+    "context_length_exceeded",
+    "capability_missing",
+  ]);
+  expect(models.smol).not.toHaveProperty("split");
+  expect(models.smol).not.toHaveProperty("shadow");
+  expect(pools.east).not.toHaveProperty("hedge");
 });
 
 function refused(work: () => unknown): SluiceError {

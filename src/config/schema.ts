@@ -18,7 +18,7 @@ const secret = z.strictObject({ env: z.string().min(1) });
 
 const deadlines = z.strictObject({
   connect: duration.prefault("1s"),
-  /** Counted from the backend's last `accepted` or `progress` event. */
+  /** From a daemon's last `accepted` or `progress` event; of a backend of text, which tells none, 3 x the predicted prefill more. */
   firstToken: duration.prefault("10s"),
   betweenTokens: duration.prefault("5s"),
   total: duration.prefault("10m"),
@@ -32,7 +32,7 @@ const retry = z.strictObject({
 });
 
 const breaker = z.strictObject({
-  failures: z.int().min(1).default(5),
+  failures: z.int().min(1).max(1_000).default(5),
   window: duration.prefault("30s"),
   probeAfter: duration.prefault("10s"),
 });
@@ -42,6 +42,65 @@ const resume = z.strictObject({
   wait: duration.prefault("10s"),
   /** Breaks that one choice outlives; 0 = an answer that breaks ends with an error. */
   breaks: z.int().min(0).max(1000).default(8),
+  /** A stream is sent when it is whole: until then it may begin anew on a backend that cannot go on with it. */
+  hold: z.boolean().default(false),
+});
+
+/**
+ * Failures by which an answer that has not begun may leave a pool for the model's next one. Each names one kind of failure;
+ * `overload` holds `rate_limit` too.
+ */
+export const fallbackRules = [
+  /** A deadline before the first token passed. */
+  "timeout",
+  /** The backends take no more for now: a full queue, 503, 429. */
+  "overload",
+  /** 429 of an upstream alone. */
+  "rate_limit",
+  /** A backend failed on the request. */
+  "5xx",
+  /** Not reached, or the connection broke. */
+  "connect",
+  /** The prompt is longer than the pool's context. */
+  "context_length_exceeded",
+  /** The pool cannot do what is asked: it is passed over without an attempt. */
+  "capability_missing",
+] as const;
+export type FallbackRule = (typeof fallbackRules)[number];
+
+const fallbackOn = z.union([z.enum(fallbackRules), z.int().min(400).max(599)], {
+  error: ({ input }) =>
+    typeof input === "string" && /content|policy|moderation|refusal/i.test(input)
+      ? "a refusal for content is never routed round"
+      : `expected a status from 400 to 599 or one of ${fallbackRules.join(", ")}`,
+});
+
+const fallback = z.strictObject({
+  /** A number stands for the status that the caller would get. Empty = the first pool's failure is the caller's. */
+  on: z
+    .array(fallbackOn)
+    .default(["timeout", "overload", "5xx", "connect", "context_length_exceeded", "capability_missing"]),
+});
+
+/** A copy of some requests goes to another pool; its answers are thrown away. */
+const shadow = z.strictObject({
+  /** Serves none of this model's callers. */
+  pool: z.string(),
+  fraction: z.number().min(0).max(1),
+  /** Copies at once; one more is not made. */
+  concurrency: z.int().min(1).max(1024).default(8),
+  /** A copy still running then is cancelled. */
+  total: duration.prefault("1m"),
+});
+
+const hedge = z.strictObject({
+  /**
+   * How long the first token may be away before a second backend of the pool is asked as well: a duration, or `p95` of
+   * this pool's own times to the first token.
+   */
+  after: z.union([z.literal("p95"), duration], { error: "expected p95, or a duration such as 500ms" }),
+  /** Hedges as a share of requests. */
+  max: z.number().min(0).max(1).default(0.05),
 });
 
 /** Engines beyond `daemon` join this list when their adapter does. */
@@ -103,6 +162,8 @@ const pool = z.strictObject({
   deadlines: deadlines.prefault({}),
   retry: retry.prefault({}),
   breaker: breaker.prefault({}),
+  /** A second attempt beside one whose first token is late; absent = never. */
+  hedge: hedge.optional(),
 });
 
 const model = z.strictObject({
@@ -118,6 +179,14 @@ const model = z.strictObject({
   cacheSharing: z.enum(["tenant", "model"]).default("tenant"),
   /** What becomes of an answer whose backend breaks off after a part of it was sent. */
   resume: resume.prefault({}),
+  /** Which failures lead on to the next pool. */
+  fallback: fallback.prefault({}),
+  /** Weights of pools that share the traffic; a conversation stays with one. The others follow in order when it fails. */
+  split: z
+    .record(z.string(), z.number().min(0).max(1_000_000))
+    .refine((weights) => Object.values(weights).some((weight) => weight > 0), "expected at least one weight above 0")
+    .optional(),
+  shadow: shadow.optional(),
 });
 
 const tenant = z.strictObject({
@@ -147,6 +216,12 @@ const bounds = z.strictObject({
     .min(1024)
     .default(256 * 1024 * 1024),
   drain: duration.prefault("30s"),
+  /** KV blocks that the backends' feeds may name, over all backends; 32 bytes each, and up to 46 more as they are known. */
+  kvIndexBlocks: z
+    .int()
+    .min(1024)
+    .max(2 ** 26)
+    .default(2 ** 20),
 });
 
 const stream = z.strictObject({
@@ -169,7 +244,8 @@ export const configSchema = z
     tenants: z.record(z.string().min(1), tenant),
     grammar: z
       .strictObject({
-        engine: z.enum(["xgrammar"]).default("xgrammar"),
+        /** `automaton`: our own, for JSON Schema and patterns; XGrammar still compiles EBNF and structural tags (tools). */
+        engine: z.enum(["xgrammar", "automaton"]).default("xgrammar"),
         /** The XGrammar engine writes members in the order of the schema only. */
         propertyOrder: z.enum(["schema"]).default("schema"),
       })
@@ -190,15 +266,19 @@ export const configSchema = z
   })
   .superRefine((config, context) => {
     for (const [name, entry] of Object.entries(config.models)) {
-      entry.pools.forEach((poolName, index) => {
-        if (!Object.hasOwn(config.pools, poolName)) {
-          context.addIssue({
-            code: "custom",
-            path: ["models", name, "pools", index],
-            message: `no pool is named "${poolName}"`,
-          });
-        }
-      });
+      const refuse = (path: PropertyKey[], message: string) =>
+        context.addIssue({ code: "custom", path: ["models", name, ...path], message });
+      const mustBeThere = (poolName: string, path: PropertyKey[]) => {
+        if (!Object.hasOwn(config.pools, poolName)) refuse(path, `no pool is named "${poolName}"`);
+      };
+      for (const [index, poolName] of entry.pools.entries()) mustBeThere(poolName, ["pools", index]);
+      for (const poolName of Object.keys(entry.split ?? {})) {
+        if (!entry.pools.includes(poolName)) refuse(["split", poolName], "is not one of the model's pools");
+      }
+      if (entry.shadow !== undefined) {
+        mustBeThere(entry.shadow.pool, ["shadow", "pool"]);
+        if (entry.pools.includes(entry.shadow.pool)) refuse(["shadow", "pool"], "answers the model's callers");
+      }
     }
     for (const [name, entry] of Object.entries(config.pools)) {
       const refuse = (path: PropertyKey[], message: string) =>

@@ -20,15 +20,19 @@ export interface Seen {
 }
 
 /** What a caller sees, through the openai client without its own retries. */
-export async function ask({ openai }: FaultGateway, { api, stream }: Variant): Promise<Seen> {
+export async function ask(
+  { openai }: FaultGateway,
+  { api, stream }: Variant,
+  prompt = "What is a gateway judged on?",
+): Promise<Seen> {
   const began = performance.now();
   const seen = { content: "", finish: undefined as Seen["finish"], model: undefined as string | undefined };
   let completionTokens: number | undefined;
   let error: unknown;
   try {
     const usage = { stream_options: { include_usage: true } } as const;
-    const chat = { model: "m", messages: [{ role: "user" as const, content: "What is a gateway judged on?" }] };
-    const text = { model: "m", prompt: "What is a gateway judged on?" };
+    const chat = { model: "m", messages: [{ role: "user" as const, content: prompt }] };
+    const text = { model: "m", prompt };
     if (stream) {
       const chunks =
         api === "chat"

@@ -20,7 +20,7 @@ export interface FaultGateway {
   readonly openai: OpenAI;
   readonly upstream: Upstream;
   readonly log: ReadonlyArray<Record<string, unknown>>;
-  post(path: string, body: unknown): Promise<Response>;
+  post(path: string, body: unknown, signal?: AbortSignal): Promise<Response>;
   close(): Promise<void>;
 }
 
@@ -61,9 +61,10 @@ export async function startFaultGateway(options: FaultGatewayOptions): Promise<F
     upstream,
     log,
     openai: new OpenAI({ apiKey: key, baseURL: `${url}/v1`, maxRetries: 0 }),
-    post: (path, body) =>
+    post: (path, body, signal) =>
       fetch(url + path, {
         method: "POST",
+        ...(signal !== undefined && { signal }),
         headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },
         body: JSON.stringify(body),
       }),

@@ -8,18 +8,20 @@ import { everything, type FaultGateway, startFaultGateway } from "./gateway.ts";
 
 /**
  * The sixteen faults of failoverbench 0.1 in its strict sense (pass = the whole answer, and the conduct checks hold), each
- * on both APIs, streamed and not. Attempts are counted at the upstream. Times are a tenth of the catalogue's, and so are
- * the gateway's deadlines, but for `Retry-After`, which counts in seconds.
+ * on both APIs, streamed and not. Attempts are counted at the upstream. The outage lasts a tenth of the catalogue's. What is
+ * silent stays so for far longer than the gateway's deadlines, and only there are they short: a slow machine is no fault.
  */
 const timings = {
   silentMs: 12_000,
-  firstTokenMs: 2_000,
-  stallMs: 3_000,
+  firstTokenMs: 12_000,
+  stallMs: 12_000,
   outageMs: 6_000,
   retryAfterMs: 2_000,
   tokenMs: 1,
 };
-const deadlines = { connect: "1s", firstToken: "1s", betweenTokens: "500ms", total: "1m" };
+const silent = new Set(["fb-s06", "fb-s07", "fb-s09"]);
+const deadlines = (model: string) =>
+  silent.has(model) ? { firstToken: "1s", betweenTokens: "500ms" } : { firstToken: "1m", betweenTokens: "1m" };
 const breaker = { failures: 5, window: "3s", probeAfter: "1s" };
 
 const gateways: FaultGateway[] = [];
@@ -34,12 +36,11 @@ async function start(
   prefill = true,
   upstream: UpstreamOptions = {},
 ): Promise<FaultGateway> {
-  const common = { deadlines, breaker };
   const capabilities = { ...everything, assistantPrefill: prefill };
   const gateway = await startFaultGateway({
     pools: [
-      { model: primary, ...common },
-      ...(fallback === "none" ? [] : [{ model: fallback, ...common, capabilities }]),
+      { model: primary, deadlines: deadlines(primary), breaker },
+      ...(fallback === "none" ? [] : [{ model: fallback, deadlines: deadlines(fallback), breaker, capabilities }]),
     ],
     model: { resume: { wait: "1s" } },
     upstream: { timings, ...upstream },
@@ -86,13 +87,15 @@ describe.each(variants)("%s", (_, variant) => {
   });
 
   it.each([
-    ["S06, never an answer", "fb-s06", 1_500],
-    ["S07, headers at once and the first token too late", "fb-s07", 1_500],
-  ])("%s: one attempt, then the fallback", async (_name, primary, withinMs) => {
+    ["S06, never an answer", "fb-s06"],
+    ["S07, headers at once and the first token too late", "fb-s07"],
+  ])("%s: one attempt, then the fallback", async (_name, primary) => {
     const gateway = await start(primary);
     const seen = await ask(gateway, variant);
     expectWhole(seen);
-    expect(seen.ms).toBeLessThan(withinMs);
+    expect(seen.model).toBe("fb-ok");
+    // A tenth of what the catalogue allows.
+    expect(seen.ms).toBeLessThan(10_000);
     expect(attempts(gateway, primary)).toBe(1);
   });
 
@@ -105,7 +108,7 @@ describe.each(variants)("%s", (_, variant) => {
       const gateway = await start(primary, "fb-ok", prefill);
       const seen = await ask(gateway, variant);
       expectWhole(seen);
-      expect(seen.ms).toBeLessThan(4_500);
+      expect(seen.ms).toBeLessThan(10_000);
       expect(attempts(gateway, primary)).toBe(1);
       expect(attempts(gateway, "fb-ok")).toBe(1);
       expectWhole(await ask(gateway, variant));
@@ -117,7 +120,7 @@ describe.each(variants)("%s", (_, variant) => {
     const seen = await ask(gateway, variant);
     expectWhole(seen);
     expect(seen.completionTokens).toBe(60);
-    expect(seen.ms).toBeLessThan(2_000);
+    expect(seen.ms).toBeLessThan(8_000);
     expect(attempts(gateway, "fb-ok")).toBe(0);
   });
 
@@ -156,5 +159,5 @@ it("S15, an outage: every call is served, the primary is probed once an interval
   // Those that opened the breaker, then a probe a second.
   expect(inOutage.length).toBeLessThanOrEqual(breaker.failures + 6);
   const back = primary.find(({ at, sent }) => at >= timings.outageMs && sent > 0);
-  expect(back?.at).toBeLessThan(timings.outageMs + 3_000);
+  expect(back?.at).toBeLessThan(timings.outageMs + 10_000);
 });

@@ -1,100 +1,82 @@
 import type { GenerationEvent } from "../../backends/backend.ts";
-import type { Clock } from "../../clock.ts";
+import type { PoolConfig } from "../../config/schema.ts";
 import { asSluiceError, type SluiceError } from "../../errors.ts";
 import type { DispatchEvent } from "../request.ts";
-import type { Pool, Pools } from "../routing/pools.ts";
-import { uncachedTokens } from "../routing/route.ts";
+import { predictPrefillMs } from "../routing/cost.ts";
+import { Account, type AccountInput } from "./account.ts";
 import type { DispatchHooks } from "./dispatch.ts";
+import { type Lane, outrun } from "./hedge.ts";
 import { Replay } from "./resume.ts";
-import { coolFor, isBackendFault } from "./retry.ts";
 import { generationRequest, type Run } from "./run.ts";
-import type { Selection } from "./select.ts";
+import type { Picked } from "./select.ts";
 import { timedGeneration } from "./timed.ts";
-
-/** Blocks of a prompt just routed count as cached until events can have told so. */
-const overlayMs = 3_000;
-/** Without a live feed this gateway's own routing is all there is; caches of peers are believed for about as long. */
-const historyMs = 120_000;
 
 type Finish = Extract<GenerationEvent, { type: "finish" }>;
 
-export interface AttemptInput {
-  readonly run: Run;
-  readonly pool: Pool;
-  readonly selection: Selection;
-  /** Milliseconds the choice took. */
-  readonly routeMs: number;
-  readonly pools: Pools;
-  readonly clock: Clock;
-  readonly hooks: DispatchHooks;
+export interface AttemptInput extends AccountInput {
+  readonly selection: Picked;
+  readonly hooks: Pick<DispatchHooks, "onRoute" | "onAttempt">;
+  /** Where another attempt at the same answer may run beside this one. */
+  readonly lane?: Lane | undefined;
 }
 
 /**
- * One attempt on one backend, with all that is counted about it: load, breaker, learned rates, routed blocks, hooks.
- * Yields what the caller has not had yet and writes it down in `run.sent`. Ends after `finish`; every failure is thrown.
+ * One attempt on one backend. Yields what the caller has not had yet and writes it down in `run.sent`. Ends after `finish`,
+ * or without it when another attempt was faster; every failure is thrown, and noted in `run` before.
  */
 export async function* attempt(input: AttemptInput): AsyncGenerator<DispatchEvent> {
-  const { run, pool, selection, pools, clock, hooks } = input;
+  const { run, pool, selection, clock, hooks, lane } = input;
   const { request, choice, sent } = run;
-  const { member, way, decision } = selection;
+  const { member, way, limit, decision } = selection;
   const { backend } = member;
-  const startedAt = clock.now();
-  const permit = member.breaker.begin(clock);
-  const ahead = pools.ledger.loadOf(backend.id).pendingPrefillTokens;
-  const contextTokens = request.promptIds.length + (way === "tokens" ? sent.count : 0);
-  const prompt = { promptTokens: contextTokens, blockSize: request.blockSize };
-  const entry = pools.ledger.pick(backend.id, uncachedTokens(prompt, decision.matchedBlocks));
-  pools.index.routed(backend.id, request.blockKeys, startedAt + overlayMs);
-  member.inFlight++;
+  const resumed = way === "tokens" || way === "prefill" || way === "replay";
+  const signal = lane?.signal ?? run.signal;
+  const account = new Account(input);
   const number = ++run.attempts;
-  let firstTokenAt: number | undefined;
+  let cachedTokens = 0;
   let finish: Finish | undefined;
   let failure: SluiceError | undefined;
-  const came = () => {
-    if (firstTokenAt !== undefined) return;
-    firstTokenAt = clock.now();
-    entry.remaining(0);
-    permit.succeeded();
+  /** False = another attempt was faster: nothing of this one may be kept. */
+  const claim = () => {
+    if (lane !== undefined && !lane.claim()) return false;
+    run.maxNewTokens = limit;
+    if (!resumed) run.cachedTokens = cachedTokens;
+    return true;
   };
   try {
-    hooks.onRoute?.({ request, choice, decision, ms: input.routeMs });
+    hooks.onRoute?.({ request, choice, decision, ms: selection.routeMs });
     yield { type: "attempt", pool: pool.name, backend: backend.id, upstreamModel: pool.config.upstreamModel, decision };
     if (way === "restart") {
       sent.forget();
       yield { type: "restart" };
     }
-    const asked = generationRequest(run, pool, way);
+    const asked = generationRequest(run, pool, { way, limit, number });
     if (way === "tokens") sent.asTokens(Array.from(asked.generatedIds));
     const before = way === "tokens" ? asked.generatedIds.length : 0;
-    const full = way === "tokens" && before >= request.maxNewTokens;
+    const full = way === "tokens" && before >= limit;
     const replay = way === "replay" ? new Replay(sent.text() ?? "") : undefined;
-    const resumed = way === "tokens" || way === "prefill" || way === "replay";
-    const { deadlines } = pool.config;
-    const { signal, startedAt: requestStartedAt } = run;
-    for await (const event of timedGeneration({
+    const generation = timedGeneration({
       backend,
       request: asked,
-      deadlines,
-      requestStartedAt,
+      deadlines: deadlinesOf(input, account.uncached),
+      requestStartedAt: run.startedAt,
       clock,
       signal,
-    })) {
+    });
+    for await (const event of generation) {
       switch (event.type) {
         case "accepted":
-          entry.remaining(contextTokens - event.cachedTokens);
-          if (!pools.index.feedState(backend.id).alive) {
-            pools.index.routed(backend.id, request.blockKeys, clock.now() + historyMs);
-          }
-          if (resumed) break;
-          run.cachedTokens = event.cachedTokens;
-          yield event;
+          account.prefilled(event.cachedTokens);
+          cachedTokens = event.cachedTokens;
+          if (!resumed) yield event;
           break;
         case "progress":
-          if (event.prefilled > 0) entry.remaining(Math.max(0, contextTokens - event.prefilled));
+          if (event.prefilled > 0) account.prefilled(event.prefilled);
           yield event;
           break;
         case "tokens":
-          came();
+          if (!claim()) return;
+          account.firstToken();
           if (full) {
             // The caller has all that was asked for; the backend was asked only whether the grammar is at its end.
             yield cutShort(run);
@@ -104,7 +86,8 @@ export async function* attempt(input: AttemptInput): AsyncGenerator<DispatchEven
           yield event;
           break;
         case "text": {
-          came();
+          if (!claim()) return;
+          account.firstToken();
           const fresh = replay === undefined ? event : replay.take(event);
           if (fresh === undefined) break;
           sent.take(fresh);
@@ -112,19 +95,10 @@ export async function* attempt(input: AttemptInput): AsyncGenerator<DispatchEven
           break;
         }
         case "finish":
-          permit.succeeded();
+          if (!claim()) return;
+          account.finished(event);
           finish = event;
           replay?.finish();
-          if (event.timings !== undefined) {
-            const { usage, timings } = event;
-            pools.rates.observe(backend.id, {
-              prefillTokens: ahead + contextTokens - usage.cachedTokens,
-              prefillMs: timings.queuedMs + timings.prefillMs,
-              decodeTokens: usage.completionTokens - 1,
-              decodeMs: timings.decodeMs,
-              rows: pools.ledger.loadOf(backend.id).activeRows,
-            });
-          }
           yield resumed ? summedUp(run, event, way === "tokens" ? (full ? before - 1 : before) : undefined) : event;
           break;
         case "error":
@@ -132,28 +106,42 @@ export async function* attempt(input: AttemptInput): AsyncGenerator<DispatchEven
       }
     }
   } catch (error) {
-    failure = asSluiceError(error);
-    member.coolUntil = Math.max(member.coolUntil, clock.now() + coolFor(failure));
-    if (isBackendFault(failure)) permit.failed();
+    failure = signal.reason === outrun ? outrun : asSluiceError(error);
+    if (!signal.aborted) {
+      account.failed(failure);
+      if (way === "prefill" && failure.code === "continuation_refused") run.refusedPrefill.add(backend.id);
+      else run.failed.set(backend.id, clock.now());
+    }
     throw failure;
   } finally {
-    permit.neutral();
-    entry.settle();
-    pools.released(member);
+    account.close();
     hooks.onAttempt?.({
       request,
       choice,
       attempt: number,
       pool: pool.name,
       backend: backend.id,
-      startedAt,
-      firstTokenAt,
+      startedAt: account.startedAt,
+      firstTokenAt: account.firstTokenAt,
       endedAt: clock.now(),
       usage: finish?.usage,
       timings: finish?.timings,
       error: failure,
     });
   }
+}
+
+/** Weight of the predicted prefill in the deadline of a backend that tells nothing until its first token. */
+const prefillPatience = 3;
+
+/** A daemon's first-token deadline counts from its last sign of progress; a backend of text gives none. */
+function deadlinesOf({ pool, pools, selection }: AttemptInput, uncached: number): PoolConfig["deadlines"] {
+  const { deadlines } = pool.config;
+  const { backend } = selection.member;
+  if (backend.capabilities.tokenIds) return deadlines;
+  const peers = pool.members.map((member) => member.backend.id);
+  const predicted = predictPrefillMs(pools.rates.of(backend.id, peers), uncached);
+  return { ...deadlines, firstToken: deadlines.firstToken + prefillPatience * predicted };
 }
 
 /** The end of an answer whose last backend was left before it could tell one: all tokens asked for were sent. */

@@ -29,14 +29,16 @@ export class Deadlines {
   readonly #totalAt: number;
   #kind: DeadlineKind = "first_token";
   #at: number;
-  #wake = new AbortController();
-  #stopped = false;
+  /** When the timer fires; it looks at `#at` then. */
+  #timerAt = Number.POSITIVE_INFINITY;
+  #cancelTimer: () => void = () => {};
 
   constructor(options: DeadlineOptions) {
     this.#options = options;
     this.#totalAt = options.requestStartedAt + options.deadlines.total;
-    this.#at = options.clock.now() + options.deadlines.firstToken;
-    void this.#watch();
+    const now = options.clock.now();
+    this.#at = now + options.deadlines.firstToken;
+    this.#wait(now);
   }
 
   /** Milliseconds left for the whole answer. */
@@ -46,34 +48,33 @@ export class Deadlines {
 
   event(event: GenerationEvent): void {
     const { clock, deadlines } = this.#options;
-    if ((event.type === "tokens" || event.type === "text") && this.#kind === "first_token") {
-      this.#kind = "between_tokens";
-      this.#at = clock.now() + deadlines.betweenTokens;
-      // The new moment may lie before the one the timer waits for.
-      this.#wake.abort();
-      return;
-    }
-    this.#at = clock.now() + (this.#kind === "first_token" ? deadlines.firstToken : deadlines.betweenTokens);
+    const now = clock.now();
+    if (event.type === "tokens" || event.type === "text") this.#kind = "between_tokens";
+    this.#at = now + (this.#kind === "first_token" ? deadlines.firstToken : deadlines.betweenTokens);
+    // Later ones are found when the timer fires.
+    if (this.#at < this.#timerAt) this.#wait(now);
   }
 
   stop(): void {
-    this.#stopped = true;
-    this.#wake.abort();
+    this.#cancelTimer();
+    this.#timerAt = Number.NEGATIVE_INFINITY;
   }
 
-  async #watch(): Promise<void> {
+  #wait(now: number): void {
+    this.#cancelTimer();
+    this.#timerAt = Math.min(this.#at, this.#totalAt);
+    this.#cancelTimer = this.#options.clock.after(this.#timerAt - now, () => this.#look());
+  }
+
+  #look(): void {
     const { clock, expire } = this.#options;
-    while (!this.#stopped) {
-      const at = Math.min(this.#at, this.#totalAt);
-      const wait = at - clock.now();
-      if (wait <= 0) {
-        this.#stopped = true;
-        expire(timedOut(this.#totalAt <= this.#at ? "total" : this.#kind));
-        return;
-      }
-      this.#wake = new AbortController();
-      await clock.sleep(wait, this.#wake.signal).catch(() => {});
+    const now = clock.now();
+    if (Math.min(this.#at, this.#totalAt) > now) {
+      this.#wait(now);
+      return;
     }
+    this.stop();
+    expire(timedOut(this.#totalAt <= this.#at ? "total" : this.#kind));
   }
 }
 

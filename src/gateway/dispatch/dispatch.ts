@@ -1,18 +1,24 @@
 import type { BackendInfo, StepTimings, Usage } from "../../backends/backend.ts";
 import type { OpenBackend } from "../../backends/open.ts";
 import type { Clock } from "../../clock.ts";
-import type { Config } from "../../config/schema.ts";
+import type { Config, ModelConfig } from "../../config/schema.ts";
 import { asSluiceError, type SluiceError, unavailable } from "../../errors.ts";
 import type { DispatchEvent, PreparedRequest, RouteDecision } from "../request.ts";
 import { within } from "../routing/health.ts";
 import { type Member, type Pool, Pools } from "../routing/pools.ts";
 import { attempt, cutShort } from "./attempt.ts";
+import { StreamBreaks } from "./breaks.ts";
+import { type FallbackOn, mayLeavePool } from "./fallback.ts";
+import { type HedgeOutcome, Hedging, hedged, type Lane } from "./hedge.ts";
+import { untilWhole } from "./hold.ts";
 import { wayOn } from "./resume.ts";
-import { isBackendFault, nextStep } from "./retry.ts";
-import { beginRun, hasFailed, isComplete, type Run } from "./run.ts";
-import { nobody, select, tokensFor, vocabularyMismatch } from "./select.ts";
+import { nextStep, withRetriesSpent } from "./retry.ts";
+import { beginRun, hasFailed, isComplete, limitIn, type Run } from "./run.ts";
+import { type Nobody, nobody, type Picked, select, tokensFor, vocabularyMismatch } from "./select.ts";
 import type { TextCodec } from "./sent.ts";
+import { type ShadowReport, Shadows } from "./shadow.ts";
 import { type DispatcherSnapshot, snapshotOf } from "./snapshot.ts";
+import { inSplitOrder, sessionOf } from "./split.ts";
 import { cancelled } from "./timed.ts";
 
 /** Told as it happens; a hook must not throw. What telemetry makes of it is the gateway's. */
@@ -20,6 +26,9 @@ export interface DispatchHooks {
   onRoute?(event: { request: PreparedRequest; choice: number; decision: RouteDecision; ms: number }): void;
   onAttempt?(event: AttemptReport): void;
   onEnd?(event: { request: PreparedRequest; choice: number; attempts: number; error: SluiceError | undefined }): void;
+  /** A second attempt beside a late one is over; `won` = the caller got its answer. */
+  onHedge?(event: { pool: string; outcome: HedgeOutcome }): void;
+  onShadow?(event: ShadowReport): void;
 }
 
 export interface AttemptReport {
@@ -35,7 +44,7 @@ export interface AttemptReport {
   readonly endedAt: number;
   readonly usage: Usage | undefined;
   readonly timings: StepTimings | undefined;
-  /** Undefined = finished, or left by its reader. */
+  /** Undefined = finished, or left by its reader; `outrun` = another attempt at the same answer was faster. */
   readonly error: SluiceError | undefined;
 }
 
@@ -50,6 +59,8 @@ export interface DispatcherOptions {
   readonly hooks?: DispatchHooks;
   /** 0 <= random < 1; for jitter only. */
   readonly random?: () => number;
+  /** A thread that shares its tables with others brings its own; the dispatcher configures and closes it. */
+  readonly pools?: Pools | undefined;
 }
 
 export interface Dispatcher {
@@ -62,8 +73,8 @@ export interface Dispatcher {
   dispatch(request: PreparedRequest, choice: number, signal: AbortSignal): AsyncIterable<DispatchEvent>;
   poolsOf(model: string): readonly string[];
   /**
-   * Of the first pool that knows: the backend with the shortest context; `contextLength` is what one request may span
-   * there, its KV cache considered. Undefined until one has answered.
+   * Of the first pool that can answer now; but `contextLength` is the most that one request may span on any backend of the
+   * model, its KV cache considered: dispatch passes over those that are too small. Undefined while nobody can answer.
    */
   info(model: string): BackendInfo | undefined;
   /** True when every model has a backend that produces tokens. */
@@ -83,16 +94,27 @@ const maxFutileAttempts = 16;
 
 export function createDispatcher(options: DispatcherOptions): Dispatcher {
   const { clock, vocabularyHash, codec, hooks = {}, random = Math.random } = options;
-  const pools = new Pools({ openBackend: options.openBackend, clock, random });
+  let { models } = options.config;
+  const pools = options.pools ?? new Pools({ openBackend: options.openBackend, clock, random });
   pools.reconfigure(options.config);
+  const breaks = new StreamBreaks();
+  const hedgings = new Map<string, Hedging>();
+  const begin = (run: Run, pool: Pool, selection: Picked, told: DispatchHooks) => (lane?: Lane) =>
+    attempt({ run, pool, selection, pools, breaks, clock, hooks: told, lane });
+  const shadows = new Shadows({
+    clock,
+    poolNamed: (name) => pools.all.find((pool) => pool.name === name),
+    pick,
+    attempt: (run, pool, selection, lane) => begin(run, pool, selection, {})(lane),
+    ended: (report) => hooks.onShadow?.(report),
+  });
 
+  const settings = (model: string): ModelConfig | undefined =>
+    Object.hasOwn(models, model) ? models[model] : undefined;
+  const matching = (model: string, pool: Pool) =>
+    pool.members.filter((member) => vocabularyMismatch(member, vocabularyHash(model)) === undefined);
   const usable = (model: string, pool: Pool) =>
-    pool.members.filter(
-      (member) =>
-        member.health.ready &&
-        member.info !== undefined &&
-        vocabularyMismatch(member, vocabularyHash(model)) === undefined,
-    );
+    matching(model, pool).filter(({ health, info }) => health.ready && info !== undefined);
   const ready = () => pools.models.every((model) => pools.of(model).some((pool) => usable(model, pool).length > 0));
 
   async function* dispatch(
@@ -100,12 +122,23 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
     choice: number,
     signal: AbortSignal,
   ): AsyncGenerator<DispatchEvent> {
-    const run = beginRun({ request, choice, signal, startedAt: clock.now(), codec: codec?.(request.model) });
+    const model = settings(request.model);
+    const kept = request.held !== true && model?.resume.hold === true;
+    const session = model?.split === undefined ? 0 : sessionOf(request);
+    const run = beginRun({
+      request: kept ? { ...request, held: true } : request,
+      choice,
+      signal,
+      session,
+      startedAt: clock.now(),
+      codec: codec?.(request.model),
+    });
     let failure: SluiceError | undefined;
     try {
-      yield* answer(run);
+      if (model?.shadow !== undefined && choice === 0) shadows.offer(request, model.shadow, signal);
+      yield* kept ? untilWhole(answer(run)) : answer(run);
     } catch (error) {
-      failure = asSluiceError(error);
+      failure = withRetriesSpent(asSluiceError(error), run.attempts);
       throw failure;
     } finally {
       hooks.onEnd?.({ request, choice, attempts: run.attempts, error: failure });
@@ -127,16 +160,26 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
     }
   }
 
-  /** The model's pools in order. The error is for a caller who has nothing yet, when nobody could answer. */
+  /** The pools in order. The error is for a caller who has nothing yet, when nobody could or may answer. */
   async function* round(run: Run): AsyncGenerator<DispatchEvent, "finished" | "broke" | SluiceError> {
-    const order = pools.of(run.request.model);
+    const order = poolsFor(run);
     let last: SluiceError | undefined;
     for (const [position, pool] of order.entries()) {
+      run.reached = Math.max(run.reached, position);
       const outcome = yield* inPool(run, pool, position + 1 < order.length);
       if (outcome === "finished" || outcome === "broke") return outcome;
-      last = weightier(last, outcome);
+      last = last === undefined ? outcome : weightier(last, outcome);
+      if (run.broke === undefined && !mayLeavePool(outcome, fallbackOn(run))) break;
     }
     return last ?? unavailable("no_backend", "No backend serves this model.", { retryAfterMs: 1_000 });
+  }
+
+  /** A broken answer may go wherever a failure like its last one may lead, and where it has been. */
+  function poolsFor(run: Run): readonly Pool[] {
+    const { model } = run.request;
+    const order = inSplitOrder(pools.of(model), settings(model)?.split, run.session);
+    if (run.broke === undefined || mayLeavePool(run.broke.error, fallbackOn(run))) return order;
+    return order.slice(0, run.reached + 1);
   }
 
   /**
@@ -148,42 +191,41 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
     pool: Pool,
     otherPool: boolean,
   ): AsyncGenerator<DispatchEvent, "finished" | "broke" | SluiceError> {
-    if (run.broke === undefined) pool.budget.request(clock.now());
+    const resuming = run.broke !== undefined;
+    if (!resuming) {
+      pool.budget.request(clock.now());
+      hedgingOf(pool)?.request();
+    }
+    const tries = { left: pool.config.retry.attempts - 1 };
     let last: SluiceError | undefined;
-    for (let left = pool.config.retry.attempts - 1; ; left--) {
+    for (; ; tries.left--) {
       const selection = pick(run, pool);
       if (!("member" in selection)) return last ?? nobody(selection);
-      const { member, way } = selection;
       const { progress } = run.sent;
       try {
         // Runs up to the ledger's count without a wait, so no other request is routed by the state before it.
-        yield* attempt({ run, pool, selection, routeMs: selection.routeMs, pools, clock, hooks });
+        yield* attemptOrTwo(run, pool, selection, tries);
         return "finished";
       } catch (error) {
         const failure = asSluiceError(error);
         if (run.signal.aborted) throw failure;
-        if (isBackendFault(failure)) pools.suspect(member);
-        if (run.sent.progress > progress || isLost(run, member, failure)) {
+        if (run.sent.progress > progress || isLost(run, selection.member, failure)) {
           breakOff(run, pool, failure);
-          run.failed.set(member.backend.id, clock.now());
           return "broke";
         }
         if (++run.futile > maxFutileAttempts) throw failure;
         last = failure;
-        if (way === "prefill" && failure.code === "continuation_refused") {
+        if (selection.way === "prefill" && failure.code === "continuation_refused") {
           // It may still tell its answer anew, and that is no second try of the same thing.
-          run.refusedPrefill.add(member.backend.id);
-          left++;
+          tries.left++;
           continue;
         }
-        run.failed.set(member.backend.id, clock.now());
-        const resuming = run.broke !== undefined;
-        const otherBackend = "member" in pick(run, pool);
         const next = nextStep({
           error: failure,
-          attemptsLeft: left,
-          otherBackend,
+          attemptsLeft: tries.left,
+          otherBackend: "member" in pick(run, pool),
           otherPool,
+          fallbackOn: fallbackOn(run),
           resuming,
           random: random(),
         });
@@ -197,7 +239,29 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
     }
   }
 
-  function pick(run: Run, pool: Pool) {
+  /** One attempt, and one of those that are left beside it where the pool hedges and the first token is late. */
+  function attemptOrTwo(
+    run: Run,
+    pool: Pool,
+    selection: Picked,
+    tries: { left: number },
+  ): AsyncGenerator<DispatchEvent> {
+    const first = begin(run, pool, selection, hooks);
+    const hedging = hedgingOf(pool);
+    if (hedging === undefined || run.broke !== undefined) return first();
+    const second = () => {
+      const other = tries.left > 0 ? pick(run, pool, selection.member) : undefined;
+      if (other === undefined || !("member" in other)) return undefined;
+      if (!hedging.take() || !pool.budget.retry(clock.now())) return undefined;
+      tries.left--;
+      return begin(run, pool, other, hooks);
+    };
+    const ended = (outcome: HedgeOutcome) => hooks.onHedge?.({ pool: pool.name, outcome });
+    return hedged({ first, second, hedging, clock, signal: run.signal, ended });
+  }
+
+  /** `busy` answers the request already. */
+  function pick(run: Run, pool: Pool, busy?: Member): Picked | Nobody {
     const { request } = run;
     const now = clock.now();
     const selection = select({
@@ -206,11 +270,28 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
       request,
       now,
       contextTokens: request.promptIds.length + run.sent.ids.length,
-      hasFailed: (member) => hasFailed(run, member),
+      against(member) {
+        if (member === busy) return "answers this request already";
+        return hasFailed(run, member) ? "failed this request" : undefined;
+      },
       wayOn: (backend) => wayOn(backend, run),
+      limitIn: (way, room) => limitIn(run, way, room),
       vocabularyHash: vocabularyHash(request.model),
     });
-    return { ...selection, routeMs: clock.now() - now };
+    return "member" in selection ? { ...selection, routeMs: clock.now() - now } : selection;
+  }
+
+  function fallbackOn(run: Run): FallbackOn {
+    return settings(run.request.model)?.fallback.on ?? [];
+  }
+
+  /** Undefined = it does not hedge. */
+  function hedgingOf({ name, config }: Pool): Hedging | undefined {
+    if (config.hedge === undefined) return undefined;
+    const hedging = hedgings.get(name) ?? new Hedging(config.hedge);
+    hedgings.set(name, hedging);
+    hedging.settings = config.hedge;
+    return hedging;
   }
 
   /**
@@ -218,14 +299,14 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
    * long, so it is carried on like one whose answer had begun, instead of being counted as a failed attempt.
    */
   function isLost(run: Run, { backend }: Member, error: SluiceError): boolean {
-    const { breaks } = pools.resumeOf(run.request.model);
-    return backend.capabilities.tokenIds && error.code === "backend_stream_broken" && run.breaks < breaks;
+    const { breaks: allowed = 0 } = settings(run.request.model)?.resume ?? {};
+    return backend.capabilities.tokenIds && error.code === "backend_stream_broken" && run.breaks < allowed;
   }
 
   /** Throws when this break is the answer's end: the failure is final, or too many have come before it. */
   function breakOff(run: Run, pool: Pool, error: SluiceError): void {
-    const { wait, breaks } = pools.resumeOf(run.request.model);
-    if (!error.retryable || ++run.breaks > breaks) throw error;
+    const { wait = 0, breaks: allowed = 0 } = settings(run.request.model)?.resume ?? {};
+    if (!error.retryable || ++run.breaks > allowed) throw error;
     run.futile = 0;
     const at = clock.now();
     run.broke = { error, at, until: Math.min(at + wait, run.startedAt + pool.config.deadlines.total) };
@@ -235,9 +316,9 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
   async function untilSomebody(run: Run): Promise<void> {
     const { broke } = run;
     if (broke === undefined) return;
-    const somebody = () => pools.of(run.request.model).some((pool) => "member" in pick(run, pool));
+    const somebody = () => poolsFor(run).some((pool) => "member" in pick(run, pool));
     try {
-      await within(clock, broke.until - clock.now(), run.signal, (limit) => pools.until(somebody, limit));
+      await within(clock, Math.max(0, broke.until - clock.now()), run.signal, (limit) => pools.until(somebody, limit));
     } catch (error) {
       throw run.signal.aborted ? cancelled(error) : broke.error;
     }
@@ -247,29 +328,36 @@ export function createDispatcher(options: DispatcherOptions): Dispatcher {
     dispatch,
     poolsOf: (model) => pools.of(model).map((pool) => pool.name),
     info(model) {
-      for (const pool of pools.of(model)) {
-        const known = usable(model, pool).flatMap(({ info }) =>
-          info === undefined ? [] : { ...info, contextLength: tokensFor(info) },
-        );
-        const shortest = known.toSorted((a, b) => a.contextLength - b.contextLength)[0];
-        if (shortest !== undefined) return shortest;
-      }
-      return undefined;
+      const order = pools.of(model);
+      const first = order.flatMap((pool) => usable(model, pool))[0]?.info;
+      if (first === undefined) return undefined;
+      // Also of those that are away for a moment: their callers are told to come back, not that the prompt is too long.
+      const known = order.flatMap((pool) => matching(model, pool)).flatMap(({ info }) => info ?? []);
+      const longest = Math.max(...known.map(tokensFor));
+      return { ...first, contextLength: longest, kvTokens: longest };
     },
     ready,
     untilReady: (signal) => pools.until(ready, signal),
     until: (condition, signal) => pools.until(() => condition(snapshotOf(pools, clock.now())), signal),
     snapshot: () => snapshotOf(pools, clock.now()),
-    reconfigure: (config) => pools.reconfigure(config),
-    close: () => pools.close(),
+    reconfigure(config) {
+      pools.reconfigure(config);
+      models = config.models;
+      for (const name of hedgings.keys()) if (!Object.hasOwn(config.pools, name)) hedgings.delete(name);
+    },
+    async close() {
+      shadows.close();
+      await pools.close();
+    },
   };
 }
 
 /** Of what two pools said, the word that says most about what the caller can do. */
-function weightier(first: SluiceError | undefined, second: SluiceError): SluiceError {
-  if (first === undefined) return second;
+function weightier(first: SluiceError, second: SluiceError): SluiceError {
   // A pool that can never serve the request says nothing about the others.
-  if (first.code === "capability_missing") return second;
-  if (second.code === "capability_missing" || second.code === "no_backend") return first;
+  if (isUnfit(first)) return second;
+  if (isUnfit(second) || second.code === "no_backend") return first;
   return second;
 }
+
+const isUnfit = ({ code }: SluiceError): boolean => code === "capability_missing" || code === "context_length_exceeded";

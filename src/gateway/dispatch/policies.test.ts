@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { virtualClock } from "../../../test/support/virtual-clock.ts";
+import { configSchema } from "../../config/schema.ts";
 import { SluiceError } from "../../errors.ts";
 import { Breaker } from "./breaker.ts";
 import { Deadlines } from "./deadlines.ts";
@@ -16,12 +17,20 @@ const failure = (changes: Partial<ConstructorParameters<typeof SluiceError>[0]> 
     ...changes,
   });
 
+const defaults =
+  configSchema.parse({
+    models: { m: { pools: ["p"], tokenizer: "gguf:m" } },
+    pools: { p: { backend: "daemon", endpoints: ["http://a:1"] } },
+    tenants: {},
+  }).models.m?.fallback.on ?? [];
+
 describe("what follows a failed attempt", () => {
   const base: RetryInput = {
     error: failure(),
     attemptsLeft: 1,
     otherBackend: true,
     otherPool: true,
+    fallbackOn: defaults,
     resuming: false,
     random: 0,
   };

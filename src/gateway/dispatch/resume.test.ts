@@ -284,6 +284,17 @@ describe("an answer that breaks off between backends of different kinds", () => 
     expect(events.at(-1)).toMatchObject({ usage: { promptTokens: 9, completionTokens: 4 } });
   });
 
+  it("begins anew also for a stream, where the model's streams are held until they are whole", async () => {
+    const model = { resume: { hold: true } };
+    const { dispatcher, backend } = await fleet({ east: ["http://a:1"], west: ["http://b:1"] }, {}, codec, model);
+    for (const id of ["east/a:1", "west/b:1"]) asText(backend(id));
+    backend("east/a:1").script = telling(pieces, 2);
+    backend("west/b:1").script = telling(["Quite ", "another."]);
+    const events = await run(dispatcher);
+    expect(textOf(events)).toBe("Quite another.");
+    expect(events.map(({ type }) => type)).toEqual(["attempt", "attempt", "text", "text", "finish"]);
+  });
+
   it("goes from tokens to text and back to tokens", async () => {
     const { dispatcher, backend } = await fleet(
       { east: ["http://a:1"], west: ["http://b:1"], spare: ["http://c:1"] },

@@ -1,4 +1,5 @@
-import type { SluiceError } from "../../errors.ts";
+import { SluiceError } from "../../errors.ts";
+import { classify, type FallbackOn, mayLeavePool } from "./fallback.ts";
 
 export type NextStep =
   /** Another backend of this pool, at once. */
@@ -16,6 +17,8 @@ export interface RetryInput {
   /** Another backend of the pool could take the request now. */
   readonly otherBackend: boolean;
   readonly otherPool: boolean;
+  /** Failures that lead on to it. */
+  readonly fallbackOn: FallbackOn;
   /** A part of the answer was sent before: it can wait for a backend, and only the end of that wait is its end. */
   readonly resuming: boolean;
   /** 0 <= random < 1. */
@@ -27,22 +30,32 @@ const maxWaitMs = 2_500;
 const backoffMs = 50;
 
 /** What follows an attempt that failed before it brought the answer further. Pure; the retry budget is asked afterwards. */
-export function nextStep({ error, attemptsLeft, otherBackend, otherPool, resuming, random }: RetryInput): NextStep {
-  const onward: NextStep = otherPool || resuming ? { kind: "next-pool" } : { kind: "give-up" };
-  // All backends of a pool serve one model alike; another pool may have a longer context, or more to offer.
-  if (error.code === "capability_missing") return onward;
-  if (error.code === "context_length_exceeded" && !error.retryable) return onward;
-  // One backend took this request and began its answer: another's complaint is not the caller's to mend. A refusal for its
-  // content is never gone round.
-  if (!error.retryable && resuming && error.code !== "content_policy_violation") return onward;
-  if (!error.retryable) return { kind: "give-up" };
+export function nextStep(input: RetryInput): NextStep {
+  const { error, attemptsLeft, otherBackend, otherPool, fallbackOn, resuming, random } = input;
+  const kind = classify(error);
+  if (kind === "content_policy" || kind === "spent") return { kind: "give-up" };
+  // An answer that one backend took and began is not given up for another's complaint, which its caller cannot mend.
+  const mayMoveOn = resuming || (otherPool && mayLeavePool(error, fallbackOn));
+  const onward: NextStep = mayMoveOn ? { kind: "next-pool" } : { kind: "give-up" };
+  // All backends of a pool serve one model alike.
+  if (kind === "capability_missing" || !error.retryable) return onward;
   if (attemptsLeft <= 0) return onward;
   if (otherBackend) return { kind: "elsewhere" };
   if (resuming) return onward;
   // A backend that was silent for a whole deadline would only be silent again.
-  if (error.code === "backend_timeout") return onward;
-  if (error.retryAfterMs !== undefined && (otherPool || error.retryAfterMs > maxWaitMs)) return onward;
+  if (kind === "timeout") return onward;
+  if (error.retryAfterMs !== undefined && (mayMoveOn || error.retryAfterMs > maxWaitMs)) return onward;
   return { kind: "again", waitMs: Math.max(error.retryAfterMs ?? 0, backoffMs * (1 + random)) };
+}
+
+/**
+ * A failure as its caller should hear it when `attempts` were made: where the gateway's own tries have come to nothing, and
+ * nobody said when another may help, a client's would only multiply them (openai-node makes each request three times).
+ */
+export function withRetriesSpent(error: SluiceError, attempts: number): SluiceError {
+  if (attempts < 2 || !error.retryable || error.retryAfterMs !== undefined || error.status < 500) return error;
+  const { status, type, code, message, param, metricLabel, cause } = error;
+  return new SluiceError({ status, type, code, message, param, metricLabel, cause, retryable: false });
 }
 
 /** It said that it takes no more for now; with daemons that is how a queue ends, with others how a limit is told. */
@@ -68,4 +81,4 @@ export function isBackendFault(error: SluiceError): boolean {
   return error.retryable && error.status >= 500 && !fullCodes.has(error.code) && !unfit.has(error.code);
 }
 /** They tell of one answer, not of the backend's health. */
-const unfit = new Set(["continuation_refused", "replay_diverged", "cannot_continue"]);
+const unfit = new Set(["continuation_refused", "replay_diverged", "cannot_continue", "breaker_probing"]);

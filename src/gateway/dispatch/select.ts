@@ -12,10 +12,12 @@ export interface SelectInput {
   readonly now: number;
   /** Tokens that stand before the next one: the prompt, and what was generated before. */
   readonly contextTokens: number;
-  /** Failed this request already. */
-  readonly hasFailed: (member: Member) => boolean;
+  /** Why this request does not go there, whatever the member's state: it failed it, or answers it already. */
+  readonly against: (member: Member) => string | undefined;
   /** How it would take the request, or why it cannot serve it at all. */
   readonly wayOn: (backend: Backend) => Way | SluiceError;
+  /** Tokens the whole answer may have in a context of `room` tokens; below 1 = it is no place for it. */
+  readonly limitIn: (way: Way, room: number) => number;
   /** Of the gateway's tokenizer for this model; undefined = not checked. */
   readonly vocabularyHash: string | undefined;
 }
@@ -23,7 +25,14 @@ export interface SelectInput {
 export interface Selection {
   readonly member: Member;
   readonly way: Way;
+  /** Tokens the whole answer may have there. */
+  readonly limit: number;
   readonly decision: RouteDecision;
+}
+
+export interface Picked extends Selection {
+  /** Milliseconds the choice took. */
+  readonly routeMs: number;
 }
 
 export interface Nobody {
@@ -37,10 +46,11 @@ export interface Nobody {
 export function select(input: SelectInput): Selection | Nobody {
   const { pool, now } = input;
   const ways = new Map(pool.members.map((member) => [member, input.wayOn(member.backend)] as const));
-  const cool = rankWith(input, ways, (member) =>
-    member.coolUntil > now ? "was full, silent or gone a moment ago" : undefined,
-  );
-  // A full backend is still better than none: its queue may have moved.
+  const cool = rankWith(input, ways, ({ coolUntil, health }) => {
+    if (coolUntil > now) return "was full, silent or gone a moment ago";
+    return health.ready && health.late === true ? "answers no probes in time" : undefined;
+  });
+  // A full or late backend is still better than none: its queue may have moved.
   const ranked = cool[0]?.excluded === undefined ? cool : rankWith(input, ways, () => undefined);
   const best = ranked[0];
   const member = pool.members.find(({ backend }) => backend.id === best?.backend);
@@ -52,6 +62,7 @@ export function select(input: SelectInput): Selection | Nobody {
   return {
     member,
     way,
+    limit: input.limitIn(way, member.info === undefined ? Number.POSITIVE_INFINITY : tokensFor(member.info)),
     decision: {
       pool: pool.name,
       backend: member.backend,
@@ -91,20 +102,21 @@ function rankWith(
 
 /** Why a backend cannot take this request, as an operator should read it. */
 function whyNot(input: SelectInput, member: Member, way: Way | SluiceError | undefined): string | undefined {
-  const { request, now, vocabularyHash } = input;
+  const { now, vocabularyHash } = input;
   const { breaker, health, info } = member;
-  if (way instanceof SluiceError) return way.message;
-  if (input.hasFailed(member)) return "failed this request";
+  if (way === undefined || way instanceof SluiceError) return way?.message ?? "not looked at";
+  // Before what may pass: a backend that comes back has no more room than it had.
+  const room = info === undefined ? Number.POSITIVE_INFINITY : tokensFor(info);
+  if (input.limitIn(way, room) < 1) return `${tooShort} of ${room} tokens`;
+  const against = input.against(member);
+  if (against !== undefined) return against;
   if (!health.ready) return health.reason;
   if (!breaker.admits(now)) return `breaker is ${breaker.state(now)}`;
   if (info === undefined) return "has not told what it serves";
-  const mismatch = vocabularyMismatch(member, vocabularyHash);
-  if (mismatch !== undefined) return mismatch;
-  const needed = request.promptIds.length + request.maxNewTokens;
-  const room = tokensFor(info);
-  if (needed > room) return `context of ${room} tokens is too short`;
-  return undefined;
+  return vocabularyMismatch(member, vocabularyHash);
 }
+
+const tooShort = "context_length_exceeded: a context";
 
 /** What one generation may span: the model's context, or the backend's whole KV cache where that is smaller. */
 export function tokensFor(info: BackendInfo): number {
@@ -124,13 +136,13 @@ export function vocabularyMismatch({ backend, info }: Member, vocabularyHash: st
 /** Nobody in the pool can take the request: say what the caller can do about it. */
 export function nobody({ excluded, objection }: Nobody): SluiceError {
   if (objection !== undefined) return objection;
-  const tooLong = excluded.length > 0 && excluded.every((candidate) => candidate.excluded?.startsWith("context of"));
+  const tooLong = excluded.length > 0 && excluded.every((candidate) => candidate.excluded?.startsWith(tooShort));
   if (tooLong) {
     return new SluiceError({
       status: 400,
       type: "invalid_request_error",
       code: "context_length_exceeded",
-      message: "The prompt and the tokens asked for are longer than the context of every backend.",
+      message: "The prompt is longer than the context of every backend that could be asked.",
     });
   }
   return unavailable("no_backend", "No backend can take this request now.", { retryAfterMs: 1_000 });
