@@ -9,6 +9,11 @@ export interface Clock {
   now(): number;
   /** Rejects with the signal's reason when it aborts first. */
   sleep(ms: number, signal: AbortSignal): Promise<void>;
+  /**
+   * Calls `action` once, `ms` from now; the function returned takes that back. For what each request has several of: a
+   * sleep that is given up costs an error with its stack.
+   */
+  after(ms: number, action: () => void): () => void;
 }
 
 /** The process's own timers (Node, and workerd under `nodejs_compat`). A pending sleep keeps no process alive. */
@@ -20,5 +25,10 @@ export const systemClock: Clock = {
     } catch (error) {
       throw signal.aborted ? signal.reason : error;
     }
+  },
+  after(ms, action) {
+    const timer = setTimeout(action, ms);
+    timer.unref?.();
+    return () => clearTimeout(timer);
   },
 };

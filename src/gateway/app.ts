@@ -53,8 +53,10 @@ async function generate<Body>(gateway: Gateway, c: Context, api: Api<Body>): Pro
     const { dispatcher } = services;
     const { call, model, requests } = await understand(visit, api, entry);
     visit.admitted(await inStage(trace, "admit", () => admit(entry, requests, leave)));
-    metrics.overhead.observe({ model: model.name }, (platform.clock.now() - receivedAt) / 1000);
+    metrics.overhead.labels(model.name).observe((platform.clock.now() - receivedAt) / 1000);
 
+    const { name } = model;
+    const interToken = metrics.interToken.labels(name);
     const answer = open(gateway, visit, call, model);
     const span = trace.stage("relay");
     visit.relaying();
@@ -69,9 +71,9 @@ async function generate<Body>(gateway: Gateway, c: Context, api: Api<Body>): Pro
       shutdown: gateway.shutdown.signal,
       trace,
       observe: {
-        firstToken: () => metrics.firstToken.observe({ model: model.name }, (platform.clock.now() - receivedAt) / 1000),
-        retried: (resumed) => metrics.retried.inc({ model: model.name, when: resumed ? "resumed" : "unseen" }),
-        tokens: (ms, count) => metrics.interToken.observe({ model: model.name }, ms / 1000 / count),
+        firstToken: () => metrics.firstToken.labels(name).observe((platform.clock.now() - receivedAt) / 1000),
+        retried: (resumed) => metrics.retried.inc({ model: name, when: resumed ? "resumed" : "unseen" }),
+        tokens: (ms, count) => interToken.observe(ms / 1000 / count),
       },
     }).then((outcome) => {
       if (answer instanceof StreamedAnswer) gateway.heartbeat.delete(answer);
@@ -129,6 +131,7 @@ function open(gateway: Gateway, visit: Visit, call: Call, model: ServedModel): A
   });
   if (!call.stream) {
     return new WholeAnswer({
+      exchange: visit.exchange,
       headers: visit.headers,
       choices: call.n * call.prompts.length,
       body: (upstreamModel, choices, usage) => call.format.whole(head(upstreamModel), vocabulary, choices, usage),

@@ -1,15 +1,15 @@
-import type { TextEvent, Usage } from "../backends/backend.ts";
+import type { GenerationEvent, TextEvent, Usage } from "../backends/backend.ts";
+import type { Clock } from "../clock.ts";
 import { asSluiceError, SluiceError, unavailable } from "../errors.ts";
 import type { RequestTrace } from "../telemetry/spans.ts";
-import { ChoiceReader, type Delta } from "./answer/choice.ts";
-import type { Answer } from "./answer/streamed.ts";
-import { DispatchSpans } from "./answer/spans.ts";
-import type { AnswerFinish } from "./api/answer.ts";
-import type { Clock } from "../clock.ts";
-import { callerLeft } from "./platform/platform.ts";
-import type { Dispatcher } from "./dispatch/dispatch.ts";
-import type { Outcome, PreparedRequest } from "./request.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
+import { ChoiceReader, type Delta } from "./answer/choice.ts";
+import { DispatchSpans } from "./answer/spans.ts";
+import type { Answer } from "./answer/streamed.ts";
+import type { AnswerFinish } from "./api/answer.ts";
+import type { Dispatcher } from "./dispatch/dispatch.ts";
+import { callerLeft } from "./platform/platform.ts";
+import type { Outcome, PreparedRequest } from "./request.ts";
 
 export interface RelayInput {
   /** One for each prompt; each gives `n` choices. */
@@ -47,6 +47,8 @@ const stopFound = new SluiceError({
 
 const brokenOff = (): SluiceError =>
   unavailable("backend_broke_off", "The backend stopped before the answer was complete.");
+
+type TokensEvent = Extract<GenerationEvent, { type: "tokens" }>;
 
 interface ChoiceTally {
   usage: Usage;
@@ -170,8 +172,10 @@ class Relay {
             break;
           case "tokens":
             if (event.ids.length > 0) came(event.ids.length);
-            count(tally, event.ids.length);
-            if (show(reader.push(event.ids, event.logprobs))) return;
+            for (const part of request.stop.length > 0 ? oneByOne(event) : [event]) {
+              count(tally, part.ids.length);
+              if (show(reader.push(part.ids, part.logprobs))) return;
+            }
             break;
           case "text":
             came(1);
@@ -245,6 +249,11 @@ class Relay {
 
 function count(tally: ChoiceTally, tokens: number): void {
   tally.usage = { ...tally.usage, completionTokens: tally.usage.completionTokens + tokens };
+}
+
+/** A stop string ends the answer at its token: what had come at once with it is not counted, or usage would tell of timing. */
+function oneByOne({ ids, logprobs }: TokensEvent): ReadonlyArray<Pick<TokensEvent, "ids" | "logprobs">> {
+  return ids.map((id, index) => ({ ids: [id], logprobs: logprobs?.slice(index, index + 1) }));
 }
 
 /** All that was generated, as text. */

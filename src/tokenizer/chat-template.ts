@@ -105,8 +105,9 @@ export class ChatTemplate {
   render(input: ChatInput): RenderedPart[] {
     checkRoles(input.messages);
     // First of all, since it bounds the nesting that everything after it walks.
-    const strings = [...stringsIn([input.messages, input.tools, input.templateKwargs], 0)];
-    const marker = chooseMarker([this.#source, ...strings]);
+    const strings = [this.#source];
+    collectStrings([input.messages, input.tools, input.templateKwargs], 0, strings);
+    const marker = chooseMarker(strings);
     if (marker === undefined) {
       throw invalidRequest(
         "unusable_text",
@@ -215,8 +216,8 @@ export class ChatTemplate {
   }
 }
 
-/** Every string inside, keys included. Throws a 400 when nested deeper than MAX_DEPTH. */
-function* stringsIn(value: unknown, depth: number): Generator<string> {
+/** Adds every string inside, keys included, to `found`. Throws a 400 when nested deeper than MAX_DEPTH. */
+function collectStrings(value: unknown, depth: number, found: string[]): void {
   if (depth > MAX_DEPTH) {
     throw invalidRequest(
       "nesting_too_deep",
@@ -224,12 +225,12 @@ function* stringsIn(value: unknown, depth: number): Generator<string> {
       "messages",
     );
   }
-  if (typeof value === "string") yield value;
-  else if (Array.isArray(value)) for (const item of value) yield* stringsIn(item, depth + 1);
+  if (typeof value === "string") found.push(value);
+  else if (Array.isArray(value)) for (const item of value) collectStrings(item, depth + 1, found);
   else if (isRecord(value)) {
     for (const [key, member] of Object.entries(value)) {
-      yield key;
-      yield* stringsIn(member, depth + 1);
+      found.push(key);
+      collectStrings(member, depth + 1, found);
     }
   }
 }

@@ -88,7 +88,10 @@ export class SpecialText {
  */
 export function chooseMarker(strings: Iterable<string>): string | undefined {
   const used = new Set<string>();
-  for (const text of strings) for (const [character] of text.matchAll(PRIVATE_USE)) used.add(character);
+  for (const text of strings) {
+    if (text.search(PRIVATE_USE) < 0) continue;
+    for (const [character] of text.matchAll(PRIVATE_USE)) used.add(character);
+  }
   for (let code = FIRST_MARKER; code <= LAST_MARKER; code++) {
     const marker = String.fromCharCode(code);
     if (!used.has(marker)) return marker;
@@ -101,18 +104,27 @@ class Breaker {
   readonly #any: RegExp | undefined;
   readonly #prefixes = new Set<string>();
   readonly #suffixes = new Set<string>();
+  /** First and last code units of the tokens: most text has none of them where it would matter. */
+  readonly #firsts = new Set<number>();
+  readonly #lasts = new Set<number>();
+  /** The same as `firsts`, where no change of case makes another character into one of them; else undefined. */
+  readonly #openers: readonly string[] | undefined;
   #longest = 0;
 
   constructor(tokens: readonly AddedToken[]) {
     this.#any = anyOf(tokens, "giu");
     for (const { text } of tokens) {
       const lower = text.toLowerCase();
+      this.#firsts.add(lower.charCodeAt(0));
+      this.#lasts.add(lower.charCodeAt(lower.length - 1));
       for (let length = 1; length < lower.length; length++) {
         this.#prefixes.add(lower.slice(0, length));
         this.#suffixes.add(lower.slice(-length));
       }
       this.#longest = Math.max(this.#longest, lower.length - 1);
     }
+    const openers = Array.from(this.#firsts, (code) => String.fromCharCode(code));
+    this.#openers = openers.every((opener) => /^[!-@[-`{-~]$/.test(opener)) ? openers : undefined;
   }
 
   apply(text: string, marker: string): string {
@@ -135,22 +147,35 @@ class Breaker {
     // Templates trim: the edges that count are those of the text without white space around it.
     const start = text.length - text.trimStart().length;
     const stop = text.trimEnd().length;
-    if (this.#isEdge(this.#suffixes, (length) => text.slice(start, Math.min(stop, start + length)))) places.push(start);
-    expression.lastIndex = 0;
-    for (let match = expression.exec(text); match !== null; match = expression.exec(text)) {
-      // Inside the match, after its first character; then on from there, since matches may overlap.
-      const inside = match.index + ((text.codePointAt(match.index) ?? 0) > 0xffff ? 2 : 1);
-      places.push(inside);
-      expression.lastIndex = inside;
+    const longest = Math.min(this.#longest, stop - start);
+    for (let length = 1; length <= longest; length++) {
+      if (!mayBe(text.charCodeAt(start + length - 1), this.#lasts)) continue;
+      if (!this.#suffixes.has(text.slice(start, start + length).toLowerCase())) continue;
+      places.push(start);
+      break;
     }
-    if (this.#isEdge(this.#prefixes, (length) => text.slice(Math.max(start, stop - length), stop))) places.push(stop);
+    if (this.#openers === undefined || this.#openers.some((opener) => text.includes(opener))) {
+      expression.lastIndex = 0;
+      for (let match = expression.exec(text); match !== null; match = expression.exec(text)) {
+        // Inside the match, after its first character; then on from there, since matches may overlap.
+        const inside = match.index + ((text.codePointAt(match.index) ?? 0) > 0xffff ? 2 : 1);
+        places.push(inside);
+        expression.lastIndex = inside;
+      }
+    }
+    for (let length = 1; length <= longest; length++) {
+      if (!mayBe(text.charCodeAt(stop - length), this.#firsts)) continue;
+      if (!this.#prefixes.has(text.slice(stop - length, stop).toLowerCase())) continue;
+      places.push(stop);
+      break;
+    }
     return places;
   }
+}
 
-  #isEdge(parts: ReadonlySet<string>, edge: (length: number) => string): boolean {
-    for (let length = 1; length <= this.#longest; length++) if (parts.has(edge(length).toLowerCase())) return true;
-    return false;
-  }
+/** Whether a code unit may be one of `lower` in some case. Beyond ASCII, case is too odd to tell from one unit. */
+function mayBe(code: number, lower: ReadonlySet<number>): boolean {
+  return code > 0x7f || lower.has(code) || (code >= 0x41 && code <= 0x5a && lower.has(code | 0x20));
 }
 
 /** Longest first, so that of two tokens that begin alike the longer one matches. */

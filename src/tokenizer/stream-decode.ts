@@ -18,35 +18,54 @@ export interface DecoderOptions {
   readonly showControl?: boolean;
 }
 
+/** Texts of tokens that are whole characters, by id; null where one is not. Filled as they come. */
+const wholeTexts = new WeakMap<Vocabulary, Map<number, string | null>>();
+
+const strict = new TextDecoder("utf-8", { ignoreBOM: true, fatal: true });
+
+function wholeText(bytes: Uint8Array): string | null {
+  try {
+    return strict.decode(bytes);
+  } catch {
+    return null;
+  }
+}
+
 /** Bytes that are no UTF-8 become U+FFFD, one for each maximal broken part (WHATWG, and Python's `replace`). */
 export function createStreamDecoder(vocabulary: Vocabulary, options: DecoderOptions = {}): StreamDecoder {
   const showControl = options.showControl ?? false;
-  // ignoreBOM keeps U+FEFF: a model that answers with one meant it.
-  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+  const texts = wholeTexts.get(vocabulary) ?? new Map<number, string | null>();
+  wholeTexts.set(vocabulary, texts);
+  // ignoreBOM keeps U+FEFF: a model that answers with one meant it. Made for the first token that is part of a character.
+  let decoder: TextDecoder | undefined;
+  /** The decoder may hold the beginning of a character. */
+  let begun = false;
   const shown = (id: number): boolean => {
     const kind = vocabulary.kind(id);
     return kind !== TokenKind.unused && (kind !== TokenKind.control || showControl);
   };
+  const push = (id: number): string => {
+    if (!shown(id)) return "";
+    let text = texts.get(id);
+    if (text === undefined) {
+      text = wholeText(vocabulary.bytes(id));
+      texts.set(id, text);
+    }
+    if (text !== null && !begun) return text;
+    decoder ??= new TextDecoder("utf-8", { ignoreBOM: true });
+    begun = text === null;
+    return decoder.decode(vocabulary.bytes(id), { stream: true });
+  };
   return {
-    push: (id) => (shown(id) ? decoder.decode(vocabulary.bytes(id), { stream: true }) : ""),
+    push,
     pushAll(ids) {
-      // One call of the decoder for all: its cost is in the call, not in the bytes.
-      const parts: Uint8Array[] = [];
-      let length = 0;
-      for (const id of ids) {
-        if (!shown(id)) continue;
-        const bytes = vocabulary.bytes(id);
-        parts.push(bytes);
-        length += bytes.length;
-      }
-      const joined = new Uint8Array(length);
-      let at = 0;
-      for (const bytes of parts) {
-        joined.set(bytes, at);
-        at += bytes.length;
-      }
-      return decoder.decode(joined, { stream: true });
+      let text = "";
+      for (const id of ids) text += push(id);
+      return text;
     },
-    flush: () => decoder.decode(),
+    flush() {
+      begun = false;
+      return decoder?.decode() ?? "";
+    },
   };
 }

@@ -1,6 +1,6 @@
 import type { GenerationEvent, TextEvent, TextTokenLogprob, TokenLogprob } from "../../backends/backend.ts";
-import type { AnswerFinish } from "../api/answer.ts";
 import type { StreamDecoder } from "../../tokenizer/stream-decode.ts";
+import type { AnswerFinish } from "../api/answer.ts";
 import { StopMatcher } from "./stop-strings.ts";
 import { ToolCallParser, type ToolPart } from "./tool-calls.ts";
 
@@ -119,11 +119,12 @@ export class ChoiceReader {
     this.#decoded += text.length;
     const parts = this.#parser?.push(text);
     let content = "";
-    const tools: Array<Exclude<ToolPart, { type: "content" }>> = [];
+    let tools: Delta["tools"] = none;
     if (parts === undefined) {
       content = this.#match(text);
       if (last && !this.#stopped) content += this.#stops.flush();
     } else {
+      const calls: Array<Delta["tools"][number]> = [];
       if (last) parts.push(...(this.#parser?.finish() ?? []));
       for (const part of parts) {
         if (this.#stopped) break;
@@ -135,14 +136,15 @@ export class ChoiceReader {
             content += this.#trim(this.#stops.flush());
             this.#blank = "";
           }
-          tools.push(part);
+          calls.push(part);
         }
       }
+      if (calls.length > 0) tools = calls;
       if (last && !this.#stopped) content += this.#trim(this.#stops.flush());
       if ((last || this.#stopped) && this.#parser?.calls === 0) content += this.#blank;
     }
     this.#released += content.length;
-    return { content, tools: tools.length === 0 ? none : tools, logprobs: this.#due(last), stopped: this.#stopped };
+    return { content, tools, logprobs: this.#due(last), stopped: this.#stopped };
   }
 
   #match(text: string): string {

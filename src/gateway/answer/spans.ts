@@ -1,4 +1,4 @@
-import type { RequestTrace, StageSpan } from "../../telemetry/spans.ts";
+import { isRecording, type RequestTrace, type StageSpan } from "../../telemetry/spans.ts";
 import type { DispatchEvent } from "../request.ts";
 
 type Attempt = Extract<DispatchEvent, { type: "attempt" }>;
@@ -21,6 +21,7 @@ export class DispatchSpans {
     this.#dispatch?.end();
     const route = this.#route ?? this.#trace.stage("route");
     this.#route = undefined;
+    if (!isRecording(route)) return;
     route.set({
       "sluice.pool": pool,
       "sluice.backend": backend,
@@ -38,7 +39,8 @@ export class DispatchSpans {
   }
 
   finish({ usage, timings, reason }: Finish): void {
-    this.#dispatch?.set({
+    if (this.#dispatch === undefined) return;
+    this.#dispatch.set({
       "gen_ai.usage.input_tokens": usage.promptTokens,
       "gen_ai.usage.output_tokens": usage.completionTokens,
       "sluice.cached_tokens": usage.cachedTokens,

@@ -1,9 +1,9 @@
 import type { Usage } from "../../backends/backend.ts";
+import type { Clock } from "../../clock.ts";
 import { SluiceError } from "../../errors.ts";
 import type { AnswerFinish, AnswerStream } from "../api/answer.ts";
 import { errorBody } from "../api/errors.ts";
 import { eventStreamHeaders, sseDone, sseEvent, ssePing } from "../api/sse.ts";
-import type { Clock } from "../../clock.ts";
 import type { EventSink, Exchange } from "../platform/platform.ts";
 import type { Delta } from "./choice.ts";
 
@@ -90,9 +90,11 @@ export class StreamedAnswer implements Answer {
   }
 
   complete(usage: Usage): void {
-    this.#write((this.#options.includeUsage ? this.#format().usage(usage) : "") + sseDone);
+    if (this.#over) return;
+    const last = (this.#options.includeUsage ? this.#format().usage(usage) : "") + sseDone;
+    const sink = this.#opened();
     this.#over = true;
-    this.#sink?.end();
+    sink.end(last);
   }
 
   fail(error: SluiceError): void {
@@ -104,8 +106,7 @@ export class StreamedAnswer implements Answer {
       this.#sink.destroy();
     } else {
       // Bare, with no `choices` beside it: a chunk with both is read as content by one of the SDKs.
-      this.#sink.write(sseEvent(errorBody(error)));
-      this.#sink.end();
+      this.#sink.end(sseEvent(errorBody(error)));
     }
   }
 
@@ -140,14 +141,22 @@ export class StreamedAnswer implements Answer {
 
   #write(text: string): void {
     if (this.#over) return;
-    if (this.#sink === undefined) {
-      const pool = this.#pool === undefined ? {} : { "x-sluice-pool": this.#pool };
-      const opened = this.#options.exchange.open({ ...eventStreamHeaders, ...this.#options.headers, ...pool });
-      this.#sink = opened.sink;
-      this.#resolve(opened.response);
-    }
-    this.#sink.write(text);
+    const sink = this.#opened();
+    sink.write(text);
     this.#lastWriteAt = this.#options.clock.now();
-    if (this.#sink.pending > this.#options.bufferBytes) throw tooSlow();
+    if (sink.pending > this.#options.bufferBytes) throw tooSlow();
+  }
+
+  #opened(): EventSink {
+    if (this.#sink !== undefined) return this.#sink;
+    const pool = this.#pool === undefined ? {} : { "x-sluice-pool": this.#pool };
+    const { sink, response } = this.#options.exchange.open({
+      ...eventStreamHeaders,
+      ...this.#options.headers,
+      ...pool,
+    });
+    this.#sink = sink;
+    this.#resolve(response);
+    return sink;
   }
 }

@@ -1,10 +1,12 @@
 import type { Usage } from "../../backends/backend.ts";
 import type { SluiceError } from "../../errors.ts";
 import type { AnswerFinish, WholeChoice } from "../api/answer.ts";
+import type { Exchange } from "../platform/platform.ts";
 import type { Delta } from "./choice.ts";
 import type { Answer } from "./streamed.ts";
 
 export interface WholeOptions {
+  readonly exchange: Pick<Exchange, "send">;
   readonly headers: Readonly<Record<string, string>>;
   readonly choices: number;
   readonly body: (upstreamModel: string | undefined, choices: readonly WholeChoice[], usage: Usage) => string;
@@ -53,7 +55,7 @@ export class WholeAnswer implements Answer {
     const body = this.#options.body(this.#upstreamModel, this.#choices, usage);
     const headers: Record<string, string> = { "content-type": "application/json", ...this.#options.headers };
     if (this.#pool !== undefined) headers["x-sluice-pool"] = this.#pool;
-    this.#resolve(new Response(body, { status: 200, headers }));
+    this.#resolve(this.#options.exchange.send(200, headers, body));
   }
 
   fail(error: SluiceError): void {

@@ -42,6 +42,14 @@ function logprobsJson(vocabulary: Vocabulary, entries: readonly LogprobEntry[]):
 
 const callId = (): string => `call_${crypto.randomUUID().replaceAll("-", "").slice(0, 24)}`;
 
+/** Nothing but content, as most of most answers. */
+const isPlain = (delta: Delta): boolean =>
+  delta.content !== "" &&
+  delta.tools.length === 0 &&
+  delta.logprobs.length === 0 &&
+  delta.refusal === undefined &&
+  delta.reasoning === undefined;
+
 /** Chunks are put together as text: one string a batch, no object that lives only to be serialised. */
 class ChatStream implements AnswerStream {
   readonly #before: string;
@@ -65,6 +73,7 @@ class ChatStream implements AnswerStream {
   }
 
   delta(index: number, delta: Delta): string {
+    if (isPlain(delta)) return this.#chunk(index, `"content":${JSON.stringify(delta.content)}`, "null", "null");
     const fields: string[] = [];
     // DeepSeek's name for it, which vLLM and SGLang took over; OpenAI's chat API has none.
     if (delta.reasoning !== undefined) fields.push(`"reasoning_content":${JSON.stringify(delta.reasoning)}`);

@@ -103,6 +103,12 @@ class NodeExchange implements Exchange {
     void work;
   }
 
+  send(status: number, headers: Readonly<Record<string, string>>, body: string): Response {
+    this.#outgoing.writeHead(status, { ...headers, "content-length": Buffer.byteLength(body) });
+    this.#outgoing.end(body);
+    return RESPONSE_ALREADY_SENT;
+  }
+
   open(headers: Readonly<Record<string, string>>): { readonly sink: EventSink; readonly response: Response } {
     this.#outgoing.writeHead(200, headers);
     return { sink: new NodeSink(this.#outgoing), response: RESPONSE_ALREADY_SENT };
@@ -114,9 +120,14 @@ const utf8 = new TextDecoder("utf-8", { fatal: true });
 
 class NodeSink implements EventSink {
   readonly #outgoing: ServerResponse;
+  readonly #chunked: boolean;
 
   constructor(outgoing: ServerResponse) {
     this.#outgoing = outgoing;
+    // The head is settled. Node would write a chunk as four pieces, each an object of its own on its way to the socket;
+    // framed here it is one string (bench/gateway: a quarter of the CPU of a write).
+    this.#chunked = outgoing.chunkedEncoding;
+    outgoing.chunkedEncoding = false;
   }
 
   get pending(): number {
@@ -124,16 +135,21 @@ class NodeSink implements EventSink {
   }
 
   write(text: string): void {
-    this.#outgoing.write(text);
+    this.#outgoing.write(this.#framed(text));
   }
 
-  end(): void {
+  end(text: string): void {
     const outgoing = this.#outgoing;
-    outgoing.end();
+    outgoing.end(this.#chunked ? `${this.#framed(text)}0\r\n\r\n` : text);
     if (outgoing.writableLength > 0) outgoing.setTimeout(unreadEndMs, () => outgoing.destroy());
   }
 
   destroy(): void {
     this.#outgoing.destroy();
+  }
+
+  /** One chunk of HTTP/1.1's chunked coding (RFC 9112, section 7.1); an empty one would end the body. */
+  #framed(text: string): string {
+    return this.#chunked && text !== "" ? `${Buffer.byteLength(text).toString(16)}\r\n${text}\r\n` : text;
   }
 }

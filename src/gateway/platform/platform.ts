@@ -32,6 +32,8 @@ export interface Exchange {
   readBody(limitBytes: number): Promise<string>;
   /** Keeps work alive that outlives the response: the rest of a stream, and settling it. It must not reject. */
   background(work: Promise<void>): void;
+  /** A whole answer. */
+  send(status: number, headers: Readonly<Record<string, string>>, body: string): Response;
   /** Starts a streamed answer: the status is on its way to the caller after this. */
   open(headers: Readonly<Record<string, string>>): { readonly sink: EventSink; readonly response: Response };
 }
@@ -41,8 +43,8 @@ export interface EventSink {
   write(text: string): void;
   /** Bytes (Node) or UTF-16 units (Workers) written but not yet taken by the connection. */
   readonly pending: number;
-  /** Ends the answer after what is pending. */
-  end(): void;
+  /** Ends the answer with `text`, after what is pending. */
+  end(text: string): void;
   /** Breaks the connection, so that the caller cannot take what came for a complete answer. */
   destroy(): void;
 }

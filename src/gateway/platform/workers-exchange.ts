@@ -67,6 +67,10 @@ class WorkersExchange implements Exchange {
     this.#context.executionCtx.waitUntil(work);
   }
 
+  send(status: number, headers: Readonly<Record<string, string>>, body: string): Response {
+    return new Response(body, { status, headers });
+  }
+
   open(headers: Readonly<Record<string, string>>): { readonly sink: EventSink; readonly response: Response } {
     const sink = new WebSink(() => this.#left.abort(callerLeft()));
     return { sink, response: new Response(sink.readable, { status: 200, headers }) };
@@ -102,8 +106,9 @@ class WebSink implements EventSink {
     if (this.#open) this.#controller?.enqueue(this.#encoder.encode(text));
   }
 
-  end(): void {
+  end(text: string): void {
     if (!this.#open) return;
+    if (text !== "") this.write(text);
     this.#open = false;
     this.#controller?.close();
   }
