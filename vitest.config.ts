@@ -6,8 +6,10 @@ export default defineConfig({
     // Each file owns its processes and ports; two workers, since some files load a model of their own.
     pool: "forks",
     maxWorkers: 2,
-    testTimeout: 30_000,
-    hookTimeout: 60_000,
-    teardownTimeout: 20_000,
+    // Bounds for what hangs, not for what is slow: a loaded machine may take ten times as long as a quiet one.
+    testTimeout: 120_000,
+    hookTimeout: 240_000,
+    teardownTimeout: 60_000,
+    expect: { poll: { timeout: 60_000 } },
   },
 });

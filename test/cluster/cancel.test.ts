@@ -6,7 +6,7 @@ import { openVocabulary } from "../../src/backends/daemon/start.ts";
 import { openUndiciOrigin } from "../../src/backends/undici.ts";
 import { createEngine } from "../../src/engine/create.ts";
 import { generationRequest } from "../support/requests.ts";
-import { smollm2 } from "./model.ts";
+import { smollm2 } from "../support/smollm2.ts";
 
 const turns = 20;
 

@@ -4,8 +4,8 @@ import { systemClock } from "../../src/clock.ts";
 import { createDispatcher, type Dispatcher } from "../../src/gateway/dispatch/dispatch.ts";
 import { blockKeys } from "../../src/gateway/prompt/blocks.ts";
 import type { DispatchEvent, PreparedRequest } from "../../src/gateway/request.ts";
+import type { DaemonProcess } from "../support/daemons.ts";
 import { poolsConfig, preparedRequest } from "../support/prepared.ts";
-import type { DaemonProcess } from "./daemons.ts";
 
 /** Three daemon processes in one pool, and the part of a gateway that talks to them. */
 export interface Cluster {

@@ -2,12 +2,12 @@ import { Ajv } from "ajv";
 import { afterEach, beforeAll, describe, expect, it } from "vitest";
 import type { DispatchEvent } from "../../src/gateway/request.ts";
 import { createGrammarCompiler } from "../../src/grammar/compiler.ts";
-import { openTokenizer } from "../../src/tokenizer/node.ts";
 import type { Tokenizer } from "../../src/tokenizer/index.ts";
+import { openTokenizer } from "../../src/tokenizer/node.ts";
+import { startNativeDaemon } from "../support/daemons.ts";
 import { collect, tokensOf } from "../support/requests.ts";
+import { smollm2 } from "../support/smollm2.ts";
 import { backendOf, type Cluster, cachedOf, promptRequest, startCluster } from "./cluster.ts";
-import { startNativeDaemon } from "./daemons.ts";
-import { smollm2 } from "./model.ts";
 
 const never = new AbortController().signal;
 
@@ -98,13 +98,13 @@ describe("three daemons with the real model", () => {
 
   it("a daemon killed before the first token costs its callers nothing: they get the very same tokens", async () => {
     const { dispatcher, daemonOf } = await cluster();
-    const alone = await collect(dispatcher.dispatch(request(ask("lanterns"), 6), 0, never));
+    const alone = await collect(dispatcher.dispatch(request(ask("lanterns"), 16), 0, never));
     let killed: Promise<void> | undefined;
     let victim = "";
     const all = await Promise.all(
       subjects.map(async (subject) => {
         const events: DispatchEvent[] = [];
-        for await (const event of dispatcher.dispatch(request(ask(subject), 6), 0, never)) {
+        for await (const event of dispatcher.dispatch(request(ask(subject), 16), 0, never)) {
           events.push(event);
           if (event.type === "accepted" && killed === undefined) {
             victim = backendOf(events);
@@ -121,10 +121,10 @@ describe("three daemons with the real model", () => {
     for (const [index, events] of all.entries()) {
       expect(events.at(-1)).toMatchObject({ type: "finish" });
       expect(backendOf(events)).not.toBe(victim);
-      const quiet = await collect(dispatcher.dispatch(request(ask(subjects[index] ?? ""), 6), 0, never));
+      const quiet = await collect(dispatcher.dispatch(request(ask(subjects[index] ?? ""), 16), 0, never));
       expect(tokensOf(events)).toEqual(tokensOf(quiet));
     }
-    expect(tokensOf(alone)).toHaveLength(6);
+    expect(tokensOf(alone)).toHaveLength(16);
   });
 
   it("a daemon killed later costs its callers nothing: drawn tokens, penalties and log probabilities go on as well", async () => {

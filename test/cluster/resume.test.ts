@@ -1,16 +1,13 @@
-import { createHash } from "node:crypto";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import OpenAI from "openai";
+import type OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Daemon } from "../../src/backends/daemon/server.ts";
 import { startDaemon } from "../../src/backends/daemon/start.ts";
-import { configSchema } from "../../src/config/schema.ts";
-import { type RunningGateway, startGateway } from "../../src/gateway/platform/node.ts";
+import { type GatewayOverDaemons, startGatewayOver } from "../support/gateway.ts";
+import { tinyModel } from "../support/tiny-model.ts";
 import { type CuttingProxy, Scissors, startCuttingProxy } from "./cutting-proxy.ts";
-import { tinyModel } from "./tiny-model.ts";
 
-const key = "sk-resume";
 const seed = 20_261_123;
 const cases = 200;
 
@@ -75,7 +72,7 @@ describe("an answer of the real engine whose connection is cut", () => {
   let model: string;
   let daemons: Daemon[];
   let proxies: CuttingProxy[];
-  let gateway: RunningGateway;
+  let gateway: GatewayOverDaemons;
   let openai: OpenAI;
   const scissors = new Scissors(random);
 
@@ -84,26 +81,14 @@ describe("an answer of the real engine whose connection is cut", () => {
     const options = { model, port: 0, precision: "exact", threads: 1, kvTokens: 4096, maxRows: 8 } as const;
     daemons = [await startDaemon(options), await startDaemon(options)];
     proxies = await Promise.all(daemons.map(({ url }) => startCuttingProxy(url, scissors)));
-    const ready = Promise.withResolvers<void>();
-    gateway = await startGateway({
-      config: configSchema.parse({
-        listen: { port: 0 },
-        models: { tiny: { pools: ["all"], tokenizer: `file:${join(model, "tokenizer.json")}` } },
-        pools: {
-          all: {
-            backend: "daemon",
-            endpoints: proxies.map(({ url }) => url),
-            // Hundreds of cuts before a first token, in a row, are this test's doing.
-            breaker: { failures: 100_000 },
-          },
-        },
-        tenants: { t: { keys: [`sha256:${createHash("sha256").update(key).digest("hex")}`] } },
-      }),
-      write: () => {},
-      onReady: ready.resolve,
+    gateway = await startGatewayOver({
+      model: "tiny",
+      tokenizer: `file:${join(model, "tokenizer.json")}`,
+      daemons: proxies,
+      // Hundreds of cuts before a first token, in a row, are this test's doing.
+      pool: { breaker: { failures: 1000 } },
     });
-    await ready.promise;
-    openai = new OpenAI({ apiKey: key, baseURL: `${gateway.url}/v1`, maxRetries: 0 });
+    openai = gateway.openai;
   });
   afterAll(async () => {
     await gateway.close(0);
@@ -156,5 +141,5 @@ describe("an answer of the real engine whose connection is cut", () => {
     expect(cuts).toBeGreaterThan(cases);
     expect(structured).toBeGreaterThan(10);
     for (const { engine } of daemons) expect(engine.integrity()).toMatchObject({ ok: true });
-  }, 180_000);
+  }, 600_000);
 });

@@ -19,7 +19,7 @@ describe("bad input, against the running gateway", () => {
 
   beforeAll(async () => {
     up = await startUp();
-  }, 120_000);
+  });
 
   afterAll(async () => {
     await up?.end();
@@ -127,7 +127,7 @@ describe("bad input, against the running gateway", () => {
       JSON.stringify({ model: up.ready.model, messages: user, ...schemaRequest(wide, false) }),
     );
     expect(status).toBe(400);
-    expect(performance.now() - started).toBeLessThan(15_000);
+    expect(performance.now() - started).toBeLessThan(60_000);
     const answer = await request(`${up.ready.url}/v1/chat/completions`, {
       method: "POST",
       headers: { authorization: `Bearer ${up.ready.key}`, "content-type": "application/json" },

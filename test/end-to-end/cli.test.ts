@@ -128,7 +128,7 @@ tenants: {}
     } finally {
       await up.end();
     }
-  }, 60_000);
+  }, 300_000);
 
   it("refuses a schema that cannot be kept, by path", async () => {
     const unique = JSON.stringify({ type: "array", items: { type: "integer" }, uniqueItems: true });

@@ -19,7 +19,7 @@ describe("many callers at once", () => {
   beforeAll(async () => {
     pair = await startPair();
     client = new OpenAI({ baseURL: `${pair.gateway.url}/v1`, apiKey: pair.key, maxRetries: 0 });
-  }, 120_000);
+  });
 
   afterAll(async () => {
     await pair?.close();
@@ -41,7 +41,7 @@ describe("many callers at once", () => {
 
   /** The engine is idle: nothing runs, nothing is leased, and the books agree. */
   async function expectIdle(): Promise<void> {
-    await expect.poll(() => pair.daemon.engine.stats().runningRows, { timeout: 10_000 }).toBe(0);
+    await expect.poll(() => pair.daemon.engine.stats().runningRows, { timeout: 60_000 }).toBe(0);
     const { blocks } = pair.daemon.engine.stats();
     expect(blocks.leased).toBe(0);
     expect(blocks.free + blocks.cached + blocks.leased).toBe(blocks.total);
@@ -62,7 +62,7 @@ describe("many callers at once", () => {
       else expect(alone[index]?.startsWith(text)).toBe(true);
     }
     await expectIdle();
-  }, 120_000);
+  }, 600_000);
 
   describe("a caller that leaves", () => {
     const rounds = 20;
@@ -149,7 +149,7 @@ describe("many callers at once", () => {
         expect(Math.max(...results.map(({ steps }) => steps))).toBeLessThanOrEqual(2);
         await expectIdle();
       },
-      120_000,
+      600_000,
     );
   });
 });

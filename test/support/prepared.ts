@@ -29,13 +29,14 @@ export function preparedRequest(changes: Partial<PreparedRequest> = {}): Prepare
   };
 }
 
-/** A configuration whose model `m` uses the given pools in order. */
+/** A configuration whose model `m` uses the given pools in order. `changes` go into every pool. */
 export function poolsConfig(
   pools: Readonly<Record<string, readonly string[]>>,
   changes: Record<string, unknown> = {},
+  model: Record<string, unknown> = {},
 ): Config {
   return configSchema.parse({
-    models: { m: { pools: Object.keys(pools), tokenizer: "gguf:none" } },
+    models: { m: { pools: Object.keys(pools), tokenizer: "gguf:none", ...model } },
     pools: Object.fromEntries(
       Object.entries(pools).map(([name, endpoints]) => [name, { backend: "daemon", endpoints, ...changes }]),
     ),

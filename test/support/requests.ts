@@ -1,18 +1,6 @@
-import type { GenerationRequest, Sampling } from "../../src/backends/backend.ts";
+import { type GenerationRequest, greedy } from "../../src/backends/backend.ts";
 
-export const greedy: Sampling = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repetitionPenalty: 1,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  logitBias: [],
-  bannedSequences: [],
-  seed: 7,
-  choice: 0,
-};
+export { greedy };
 
 let count = 0;
 

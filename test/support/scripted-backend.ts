@@ -11,6 +11,7 @@ export interface ScriptedBackend extends Backend {
   closed: boolean;
   ready: boolean;
   vocabularyHash: string;
+  contextLength: number;
   capabilities: BackendCapabilities;
   objection: NonNullable<Backend["objection"]>;
 }
@@ -59,6 +60,7 @@ export function scriptedBackends(): { readonly open: OpenBackend; readonly byId:
       closed: false,
       ready: true,
       vocabularyHash: "v",
+      contextLength: 2048,
       objection: () => undefined,
       async info() {
         return {
@@ -66,8 +68,8 @@ export function scriptedBackends(): { readonly open: OpenBackend; readonly byId:
           vocabularyHash: backend.vocabularyHash,
           tokenizerFingerprint: "f",
           blockSize: 16,
-          contextLength: 2048,
-          kvTokens: 4096,
+          contextLength: backend.contextLength,
+          kvTokens: 2 * backend.contextLength,
           maxRows: 8,
         };
       },

@@ -33,6 +33,11 @@ export function virtualClock(): VirtualClock {
         sleepers.add(sleeper);
       });
     },
+    after(ms, action) {
+      const sleeper = { at: now + ms, wake: action };
+      sleepers.add(sleeper);
+      return () => void sleepers.delete(sleeper);
+    },
     async advance(ms) {
       const end = now + ms;
       await settle();

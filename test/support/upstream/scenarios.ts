@@ -129,6 +129,11 @@ const scenarios: Readonly<Record<string, Scenario>> = {
 
   "x-clean-cut": () => answer({ cut: { afterTokens: 5, how: "clean" } }),
   "x-reset-after-5": () => answer({ cut: { afterTokens: 5, how: "reset" } }),
+  // After two tokens, so that JSON and tool calls, which have four, are met in the middle as well.
+  "x-early-clean-cut": () => answer({ cut: { afterTokens: 2, how: "clean" } }),
+  "x-early-reset": () => answer({ cut: { afterTokens: 2, how: "reset" } }),
+  "x-early-stall": ({ timings }) => answer({ cut: { afterTokens: 2, how: "silent", ms: timings.stallMs } }),
+  "x-early-error": () => answer({ error: { afterTokens: 2, form: "bare", error: overloaded } }),
   "x-stall-at-once": ({ timings }) => answer({ cut: { afterTokens: 0, how: "silent", ms: timings.stallMs } }),
   "x-long": () => answer({ tokens: 200 }),
   "x-error-bare": () => answer({ error: { afterTokens: 5, form: "bare", error: overloaded } }),

@@ -6,5 +6,5 @@ import { resolveModel } from "../../src/models/index.ts";
 export async function smollm2(): Promise<string> {
   const home = process.env.SLUICE_HOME ?? fileURLToPath(new URL("../../.sluice", import.meta.url));
   const { models: folder } = homeFolders({ SLUICE_HOME: home });
-  return (await resolveModel("smollm2", { signal: AbortSignal.timeout(60_000), folder })).path;
+  return (await resolveModel("smollm2", { signal: AbortSignal.timeout(300_000), folder })).path;
 }

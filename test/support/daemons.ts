@@ -12,11 +12,26 @@ export interface DaemonProcess {
 }
 
 /** A daemon without a model: fast, and its step time is the test's to choose. */
-export const startHashDaemon = (args: readonly string[] = []) => start("../support/hash-daemon.ts", args);
+export const startHashDaemon = (args: readonly string[] = []) => start("./hash-daemon.ts", args);
 
-/** A daemon with the real engine, one thread, a step each `paceMs` where that is given; on the port of one that was killed it takes that one's place. */
-export const startNativeDaemon = (model: string, { port = 0, paceMs = 0 } = {}) =>
-  start("../support/native-daemon.ts", ["--model", model, "--port", `${port}`, "--pace-ms", `${paceMs}`]);
+export interface NativeDaemonOptions {
+  /** That of one that was killed, to take its place; 0 = a free one. */
+  readonly port?: number;
+  /** At most one token of each answer in so many milliseconds. */
+  readonly paceMs?: number;
+  /** Of each answer so many tokens are told and nothing after them, as if the engine stood still. */
+  readonly tokensTold?: number;
+}
+
+/** A daemon with the real engine on one thread. */
+export const startNativeDaemon = (
+  model: string,
+  { port = 0, paceMs = 0, tokensTold = Number.POSITIVE_INFINITY }: NativeDaemonOptions = {},
+) =>
+  start("./native-daemon.ts", [
+    ...["--model", model, "--port", `${port}`],
+    ...["--pace-ms", `${paceMs}`, "--tokens-told", `${tokensTold}`],
+  ]);
 
 /** Starts a daemon in a process of its own and resolves when it has produced a token and listens. */
 async function start(script: string, args: readonly string[]): Promise<DaemonProcess> {
