@@ -11,8 +11,10 @@ export type ToChild =
       readonly vocabularyHash: string;
       readonly policy: GrammarPolicy;
       readonly budget: SchemaBudget;
-      /** Resident memory above which the child ends itself. */
+      /** Resident memory above which the child says `over`. */
       readonly memoryBytes: number;
+      /** Processor time that one job may take, milliseconds; above it the child says `over`. */
+      readonly cpuMs: number;
     }
   /** Front end only: the child answers `prepared` or `refused`. */
   | { readonly type: "prepare"; readonly source: GrammarSource }
@@ -23,7 +25,6 @@ export type FromChild =
   | { readonly type: "ready" }
   | { readonly type: "prepared"; readonly hash: string }
   | { readonly type: "compiled"; readonly bytes: Uint8Array }
+  /** The job is over its budget. The parent kills the child: by itself it could not end before its native threads do. */
+  | { readonly type: "over"; readonly budget: "time" | "memory" }
   | { readonly type: "refused"; readonly code: string; readonly message: string; readonly param: string | undefined };
-
-/** The child's exit code when it passed its memory budget. */
-export const OUT_OF_MEMORY_EXIT = 77;

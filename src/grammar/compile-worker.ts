@@ -1,16 +1,15 @@
 import { type ChildProcess, fork } from "node:child_process";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { SluiceError } from "../errors.ts";
+import { SluiceError, unavailable } from "../errors.ts";
 import type { FromChild, ToChild } from "./child-protocol.ts";
-import { OUT_OF_MEMORY_EXIT } from "./child-protocol.ts";
 
 export type StartMessage = Extract<ToChild, { type: "start" }>;
 
 const START_TIMEOUT_MS = 30_000;
 
-/** Why a job ended without an answer of its own. */
-export type WorkerFault = "time" | "memory" | "crash";
+/** Why a job ended without an answer of its own: over its budget of time or memory, silent, or dead. */
+export type WorkerFault = "time" | "memory" | "late" | "crash";
 
 export class WorkerFailure extends Error {
   override readonly name = "WorkerFailure";
@@ -41,7 +40,7 @@ export class CompileWorker {
 
   /** Sends one message and waits for its answer. Rejects with WorkerFailure; the child is gone then. */
   async ask(message: ToChild, timeoutMs: number): Promise<FromChild> {
-    if (this.child === undefined) {
+    if (this.child === undefined || this.child.exitCode !== null) {
       this.child = this.spawn();
       const ready = await this.exchange(this.start, START_TIMEOUT_MS);
       if (ready.type !== "ready") throw new WorkerFailure("crash");
@@ -78,15 +77,18 @@ export class CompileWorker {
     child.ref();
     child.channel?.ref();
     const answer = Promise.withResolvers<FromChild>();
-    const onMessage = (answered: FromChild) => answer.resolve(answered);
-    const onExit = (code: number | null) =>
-      answer.reject(new WorkerFailure(code === OUT_OF_MEMORY_EXIT ? "memory" : "crash"));
+    const onMessage = (answered: FromChild) => {
+      if (answered.type === "over") answer.reject(new WorkerFailure(answered.budget));
+      else answer.resolve(answered);
+    };
+    // 0 = it went for its size when it had nothing to do, as this job was on its way.
+    const onExit = (code: number | null) => answer.reject(new WorkerFailure(code === 0 ? "late" : "crash"));
     child.on("message", onMessage);
     child.on("exit", onExit);
     const onError = () => answer.reject(new WorkerFailure("crash"));
     child.on("error", onError);
     const timer = delay(timeoutMs, undefined, { signal: ended.signal }).then(
-      () => answer.reject(new WorkerFailure("time")),
+      () => answer.reject(new WorkerFailure("late")),
       () => undefined,
     );
     try {
@@ -111,7 +113,16 @@ export class CompileWorker {
 }
 
 /** What a caller is told when the child did not survive its schema. */
-export function failureError(fault: WorkerFault, timeoutMs: number, param: string): SluiceError {
+export function failureError(fault: WorkerFault, cpuMs: number, param: string): SluiceError {
+  if (fault === "late") {
+    return unavailable(
+      "grammar_compiler_busy",
+      "The grammar compiler did not come to this request's grammar in time.",
+      {
+        retryAfterMs: cpuMs,
+      },
+    );
+  }
   if (fault === "crash") {
     return new SluiceError({
       status: 500,
@@ -123,7 +134,7 @@ export function failureError(fault: WorkerFault, timeoutMs: number, param: strin
   }
   const message =
     fault === "time"
-      ? `The grammar takes longer to compile than the limit of ${timeoutMs / 1000} s.`
+      ? `The grammar takes longer to compile than the limit of ${cpuMs / 1000} s.`
       : "The grammar needs more memory to compile than the limit.";
   return new SluiceError({ status: 400, type: "invalid_request_error", code: "schema_too_complex", message, param });
 }

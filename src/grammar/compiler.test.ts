@@ -159,7 +159,7 @@ test.each<[string, GrammarSource, string, string]>([
 });
 
 test("a compilation over its time is a 400; the next one and those beside it are served", async () => {
-  const compiler = createGrammarCompiler({ vocabulary, timeoutMs: 3_000 });
+  const compiler = createGrammarCompiler({ vocabulary, cpuMs: 3_000 });
   try {
     const [late, beside] = await Promise.all([
       failure(compiler.compile(slow, forever)),
@@ -184,7 +184,7 @@ test("a compilation over its memory is a 400", async () => {
 });
 
 test("a queue that is full says when to come back; a caller that leaves makes room", async () => {
-  const compiler = createGrammarCompiler({ vocabulary, children: 1, maxQueued: 1, timeoutMs: 2_000 });
+  const compiler = createGrammarCompiler({ vocabulary, children: 1, maxQueued: 1 });
   try {
     const running = compiler.compile(word("running"), forever);
     const leaving = new AbortController();

@@ -13,8 +13,8 @@ export interface GrammarCompilerOptions {
   readonly vocabulary: Vocabulary;
   readonly policy?: GrammarPolicy;
   readonly budget?: Partial<SchemaBudget>;
-  /** For one compilation; the child is killed when it is over. Default 5000. */
-  readonly timeoutMs?: number;
+  /** Processor time for one compilation, milliseconds; the child ends when it is over. Default 5000. */
+  readonly cpuMs?: number;
   /** Resident memory of one child. Default 1 GiB. */
   readonly memoryBytes?: number;
   /** Artifacts kept. Default 256 MiB. */
@@ -34,6 +34,8 @@ interface Job {
 }
 
 const KNOWN_SOURCES = 10_000;
+/** A child that has not used its processor time after this many times as long by the clock hangs, or the machine does. */
+const CLOCK_FACTOR = 12;
 
 /**
  * The XGrammar compiler behind cache, single-flight, and compile children. `compile` throws a 400 SluiceError with path and
@@ -44,6 +46,7 @@ export function createGrammarCompiler(options: GrammarCompilerOptions): GrammarC
 }
 
 class XGrammarCompiler implements GrammarCompiler {
+  private readonly cpuMs: number;
   private readonly timeoutMs: number;
   private readonly maxQueued: number;
   private readonly children: number;
@@ -71,7 +74,8 @@ class XGrammarCompiler implements GrammarCompiler {
         message: "The xgrammar engine writes members in the schema's order only: set grammar.propertyOrder to schema.",
       });
     }
-    this.timeoutMs = options.timeoutMs ?? 5_000;
+    this.cpuMs = options.cpuMs ?? 5_000;
+    this.timeoutMs = this.cpuMs * CLOCK_FACTOR;
     this.maxQueued = options.maxQueued ?? 64;
     this.children = options.children ?? 2;
     const { bytes, ends, stopIds, hash } = grammarVocabulary(options.vocabulary);
@@ -84,6 +88,7 @@ class XGrammarCompiler implements GrammarCompiler {
       policy,
       budget: { ...DEFAULT_SCHEMA_BUDGET, ...options.budget },
       memoryBytes: options.memoryBytes ?? 1024 ** 3,
+      cpuMs: this.cpuMs,
     };
     this.artifacts = new LRUCache({
       maxSize: options.cacheBytes ?? 256 * 1024 ** 2,
@@ -115,7 +120,7 @@ class XGrammarCompiler implements GrammarCompiler {
   private enqueue(key: string, source: GrammarSource): Job {
     if (this.queue.length >= this.maxQueued) {
       throw unavailable("grammar_queue_full", "Too many grammars are waiting to be compiled.", {
-        retryAfterMs: this.timeoutMs,
+        retryAfterMs: this.cpuMs,
       });
     }
     const job: Job = { source, key, done: Promise.withResolvers<GrammarArtifact>(), waiting: 0 };
@@ -161,8 +166,7 @@ class XGrammarCompiler implements GrammarCompiler {
     try {
       job.done.resolve(await this.work(worker, job));
     } catch (error) {
-      if (error instanceof WorkerFailure)
-        job.done.reject(failureError(error.fault, this.timeoutMs, paramOf(job.source)));
+      if (error instanceof WorkerFailure) job.done.reject(failureError(error.fault, this.cpuMs, paramOf(job.source)));
       else {
         // A refusal is the source's own fault and stays; a lack of time or memory is not remembered.
         if (error instanceof SluiceError && error.status === 400) this.known.set(job.key, { refused: error });

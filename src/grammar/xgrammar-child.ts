@@ -3,7 +3,7 @@ import { createRequire } from "node:module";
 import { setInterval as ticks } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import type { SchemaBudget } from "./budget.ts";
-import { type FromChild, OUT_OF_MEMORY_EXIT, type ToChild } from "./child-protocol.ts";
+import type { FromChild, ToChild } from "./child-protocol.ts";
 import type { GrammarPolicy } from "./grammar.ts";
 import { grammarHash, prepareGrammar, type PreparedGrammar, RequestRefusal } from "./prepare.ts";
 
@@ -28,10 +28,15 @@ interface Session {
 // The core gives a third of it to rules in 16 shards, and keeps no rule larger than a shard: a smaller cache would never
 // hold the formats, which are what costs.
 const RULE_CACHE_BYTES = 256 * 1024 * 1024;
-const MEMORY_CHECK_MS = 25;
+const BUDGET_CHECK_MS = 25;
 
 let session: Session | undefined;
 let prepared: PreparedGrammar | undefined;
+/** What this process had used when the job began. */
+let begun = process.cpuUsage();
+let working = false;
+/** A compilation has ended, and no other begun. */
+let spent = false;
 
 function send(message: FromChild): void {
   process.send?.(message);
@@ -45,13 +50,16 @@ async function handle(message: ToChild): Promise<void> {
     const { policy, budget, vocabularyHash } = message;
     const compiler = new addon.Compiler(message.bytes, message.ends, message.stopIds, RULE_CACHE_BYTES);
     session = { compiler, policy, budget, vocabularyHash };
-    void watchMemory(message.memoryBytes);
+    void watchBudgets(message.memoryBytes, message.cpuMs);
     send({ type: "ready" });
     return;
   }
   if (session === undefined) throw new Error("the compile child was not started");
+  working = true;
   try {
     if (message.type === "prepare") {
+      begun = process.cpuUsage();
+      spent = false;
       prepared = prepareGrammar(message.source, session.policy, session.budget);
       send({ type: "prepared", hash: grammarHash(prepared, session.policy, session.vocabularyHash) });
       return;
@@ -64,6 +72,9 @@ async function handle(message: ToChild): Promise<void> {
     } else send({ type: "compiled", bytes });
   } catch (error) {
     send(refusal(error));
+  } finally {
+    working = false;
+    spent = message.type === "compile";
   }
 }
 
@@ -91,10 +102,18 @@ function refusal(error: unknown): FromChild {
   };
 }
 
-/** Native compilation runs on another thread, so this loop sees it grow. */
-async function watchMemory(limit: number): Promise<void> {
-  for await (const _ of ticks(MEMORY_CHECK_MS, undefined, { ref: false })) {
-    if (process.memoryUsage.rss() > limit) process.exit(OUT_OF_MEMORY_EXIT);
+/**
+ * Native compilation runs on another thread, so this loop sees what it takes. Processor time and not the clock's: on a busy
+ * machine a good schema would be refused for what its neighbours do.
+ */
+async function watchBudgets(memoryBytes: number, cpuMs: number): Promise<void> {
+  for await (const _ of ticks(BUDGET_CHECK_MS, undefined, { ref: false })) {
+    const { user, system } = process.cpuUsage(begun);
+    const tooLarge = process.memoryUsage.rss() > memoryBytes;
+    if (working && tooLarge) send({ type: "over", budget: "memory" });
+    else if (working && (user + system) / 1000 > cpuMs) send({ type: "over", budget: "time" });
+    // What the last job left behind is not the next one's fault: that one gets a new child.
+    else if (spent && tooLarge) process.exit(0);
   }
 }
 
@@ -102,4 +121,4 @@ process.on("message", (message: ToChild) => {
   void handle(message);
 });
 // The gateway is gone: nobody waits for an answer any more.
-process.on("disconnect", () => process.exit(0));
+process.on("disconnect", () => process.kill(process.pid, "SIGKILL"));

@@ -107,4 +107,6 @@ async function contend({ thread, contest, watch, threads }: Contender): Promise<
   }
 }
 
+// A pending Atomics.waitAsync does not keep a thread alive; in a gateway its server does.
+parentPort?.on("message", () => {});
 parentPort?.postMessage(await contend(workerData as Contender));

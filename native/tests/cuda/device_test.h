@@ -54,13 +54,15 @@ struct Buffer {
   }
 };
 
-inline int failures = 0;
+inline int passes = 0, failures = 0;
 inline void expect(bool good, const std::string& what) {
-  if (!good) ++failures, std::printf("FAILED %s\n", what.c_str());
+  ++(good ? passes : failures);
+  if (!good) std::printf("FAILED %s\n", what.c_str());
 }
 inline int finish() {
-  if (failures) std::printf("%d FAILED\n", failures);
-  else std::printf("all passed\n");
+  std::printf("%d checks held, %d did not\n", passes, failures);
+  // A program is one test.
+  std::printf("%d passed, %d failed\n", failures == 0, failures != 0);
   return failures != 0;
 }
 

@@ -8,7 +8,7 @@ import { createApp } from "../app.ts";
 import { createDispatcher, type Dispatcher } from "../dispatch/dispatch.ts";
 import { Gateway, type Services } from "../gateway.ts";
 import { Pools } from "../routing/pools.ts";
-import { alone, type RoutingShare } from "../routing/share.ts";
+import { alone, type RoutingShare, takeMemory } from "../routing/share.ts";
 import { createNodePlatform } from "./node-exchange.ts";
 import { type ListenAddress, type Listening, listen } from "./node-server.ts";
 import { NodeServices, type NodeServicesOptions } from "./node-services.ts";
@@ -61,6 +61,7 @@ export class GatewayPart {
     const services = new NodeServices(options);
     const built = await services.build(config);
     const share = options.share ?? alone(config.bounds.kvIndexBlocks);
+    if (options.share === undefined) takeMemory(share.memory);
     const openBackend = backendOpener({ openHttp: openUndiciOrigin, env: (name) => environment[name] });
     const pools = new Pools({ openBackend, clock: platform.clock, random: Math.random, share });
     const running = { config };

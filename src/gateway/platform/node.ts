@@ -47,7 +47,7 @@ const nodeParts: ModelParts = {
       budget: { bytes: bounds.grammarBytes },
       cacheBytes: bounds.grammarCacheBytes,
     };
-    const xgrammar = createGrammarCompiler({ ...options, vocabulary, timeoutMs: bounds.grammarCompile });
+    const xgrammar = createGrammarCompiler({ ...options, vocabulary, cpuMs: bounds.grammarCompile });
     return grammar.engine === "automaton" ? createAutomatonCompiler({ ...options, others: xgrammar }) : xgrammar;
   },
 };

@@ -1,4 +1,4 @@
-import { type RoutingMemory, routingMemory } from "../../routing/share.ts";
+import { type RoutingMemory, routingMemory, takeMemory } from "../../routing/share.ts";
 import { type GateMemory, gateMemory } from "../../tenants/gate-memory.ts";
 
 /** All that the threads of one gateway have in common. Each table says itself who writes it. */
@@ -12,7 +12,7 @@ export interface SharedMemory {
 
 export function sharedMemory(threads: number, maxEventBlocks: number): SharedMemory {
   const ready = new SharedArrayBuffer(threads * 4);
-  return { threads, routing: routingMemory(threads, maxEventBlocks), gates: gateMemory(threads), ready };
+  return { threads, routing: takeMemory(routingMemory(threads, maxEventBlocks)), gates: gateMemory(threads), ready };
 }
 
 const states = { absent: 0, waiting: 1, ready: 2 } as const;
