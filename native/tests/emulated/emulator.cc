@@ -285,7 +285,13 @@ void place_main(Block& b) {
     if (!run_block(b)) break;
   }
   b.live = false;
-  if (b.stacks) munmap(b.stacks, bytes);
+  if (b.stacks) {
+#if defined(__SANITIZE_ADDRESS__)
+    // The C library may put a thread's stack and variables here next, and the sanitizer does not see it do so.
+    __asan_unpoison_memory_region(b.stacks, bytes);
+#endif
+    munmap(b.stacks, bytes);
+  }
   // After a failure every place that still waits is let go, one by one.
   hand_on(b);
 }
