@@ -72,7 +72,7 @@ export function kvIndexMemory(
  * Which backend holds which prefix. Two sources feed it: backends' KV events (exact, until told otherwise) and this gateway's
  * own routing (a guess, until a time). A chained key stands for its whole prefix, position included, so the index is flat:
  * (key, group of 32 backends) -> who of them holds it, and (key, backend) -> until when it is credited with it.
- * Memory is bounded: 32 bytes a block from events and as much a routed one, all taken when the index is made, and 23 to 46
+ * Memory is bounded: 32 bytes a block from events and as much a routed one, allocated when the index is made, and 23 to 46
  * bytes for each block that a backend's feed has named, in the thread that follows it.
  */
 export class KvIndex {
